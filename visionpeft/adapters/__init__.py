@@ -1,0 +1,1 @@
+"""LoRA and its kin: specs, values, algebra, and the manager that injects them into models."""

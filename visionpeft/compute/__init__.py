@@ -1,0 +1,1 @@
+"""Precision, attention backends and memory of this machine."""

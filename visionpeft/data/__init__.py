@@ -1,0 +1,1 @@
+"""Reading, checking, ordering and caching of training data."""

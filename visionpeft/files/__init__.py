@@ -1,0 +1,1 @@
+"""LoRA files of other programs, both directions, and the proof that they load."""

@@ -1,0 +1,1 @@
+"""One engine for every task: the loop, its optimizer, checkpoints and log."""
