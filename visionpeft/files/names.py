@@ -21,9 +21,9 @@ PREFIXES = {
 
 WORDS = (
     "down_blocks", "mid_block", "up_blocks", "attentions", "resnets", "downsamplers", "upsamplers",
-    "transformer_blocks", "attn1", "attn2", "to_q", "to_k", "to_v", "to_out", "proj_in", "proj_out", "ff", "net", "proj",
-    "conv", "conv1", "conv2", "conv_in", "conv_out", "conv_shortcut", "conv_norm_out", "norm", "norm1", "norm2", "norm3",
-    "time_emb_proj", "time_embedding", "add_embedding", "linear_1", "linear_2",
+    "transformer_blocks", "attn1", "attn2", "to_q", "to_k", "to_v", "to_out", "proj_in", "proj_out", "ff", "net",
+    "proj", "conv", "conv1", "conv2", "conv_in", "conv_out", "conv_shortcut", "conv_norm_out",
+    "norm", "norm1", "norm2", "norm3", "time_emb_proj", "time_embedding", "add_embedding", "linear_1", "linear_2",
     "text_model", "encoder", "layers", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "mlp", "fc1", "fc2",
     "layer_norm1", "layer_norm2", "final_layer_norm", "embeddings", "token_embedding", "position_embedding",
     "text_projection",
@@ -74,7 +74,7 @@ class Blocks:
 
     @staticmethod
     def read(text: str) -> Blocks:
-        """Parse what ``str`` gives: "1:1,2" is one layer a block and plain up blocks 1 and 2; "" is a published UNet."""
+        """Parse what ``str`` gives: "1:1,2" is one layer a block and plain up blocks 1 and 2; "" the published UNets."""
         found = re.fullmatch(r"([1-9]):((?:\d(?:,\d)*)?)", text)
         if found is None:
             return Blocks()

@@ -154,14 +154,9 @@ def _program_proof(
     tolerance: float,
     errors: dict[tuple[object, ...], tuple[float, float]],
 ) -> ProgramProof:
-    found = (
-        {place: change for place, change in reading.changes.items() if place in expected} if reading.accepted else {}
-    )
-    for place, change in found.items():
-        key = _identity(place, change)
-        if key not in errors:  # programs that read the same factors at the same scale make the same ΔW
-            errors[key] = difference(expected[place], change)
-    pairs = [errors[_identity(place, change)] for place, change in found.items()]
+    changes = reading.changes if reading.accepted else {}
+    found = {place: change for place, change in changes.items() if place in expected}
+    pairs = [_known_difference(place, expected[place], change, errors) for place, change in found.items()]
     stray = tuple(f"{place} (changed, but not in the adapter)" for place in reading.changes if place not in expected)
     return ProgramProof(
         program=name,

@@ -68,9 +68,9 @@ def _hidden(metadata: Mapping[str, str], family: str) -> str:
         version = "sdxl"
     elif metadata.get("ss_v2") == "True":
         version = "sd2"
-    return (
-        "" if version == family else f"hidden in the list while a model of {family} is loaded: it passes for {version}"
-    )
+    if version == family:
+        return ""
+    return f"hidden in the list while a model of {family} is loaded: it passes for {version}"
 
 
 def _layers(model: Model) -> dict[str, str]:
@@ -84,9 +84,8 @@ def _layers(model: Model) -> dict[str, str]:
     if model.family in resblocks:
         component, prefix = resblocks[model.family]
         for place, path in model.places(component):
-            layers[
-                f"{prefix}transformer_resblocks_{_resblock(flat(path.removeprefix('text_model.encoder.layers.')))}"
-            ] = place
+            name = _resblock(flat(path.removeprefix("text_model.encoder.layers.")))
+            layers[f"{prefix}transformer_resblocks_{name}"] = place
     return layers
 
 
