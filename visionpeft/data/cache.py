@@ -8,11 +8,10 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from visionpeft.errors import OutputError
+from visionpeft import safefile
+from visionpeft.errors import FileFormatError, OutputError
 
 Parts = Mapping[str, str | int | float | bool | None]
 
@@ -61,7 +60,8 @@ class Store:
         tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in compute().items()}
         self.computed += 1
         if self._folder is not None:
-            write_whole(self._folder / f"{key}.safetensors", save(tensors, metadata={"parts": _canonical(parts)}))
+            make_folder(self._folder)
+            safefile.save(self._folder / f"{key}.safetensors", tensors, {"parts": _canonical(parts)})
         return tensors
 
     def _read(self, key: str, parts: Parts) -> dict[str, Tensor] | None:
@@ -69,31 +69,23 @@ class Store:
         if path is None or not path.is_file():
             return None
         try:
-            with safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get("parts") != _canonical(parts):
-                    return None
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-        except (SafetensorError, OSError):
+            tensors, metadata = safefile.load(path)
+        except FileFormatError:
             return None
+        return tensors if metadata.get("parts") == _canonical(parts) else None
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write ``path`` all or nothing: beside it first, then renamed; folders are made.
+def make_folder(folder: Path) -> Path:
+    """Make ``folder`` and those above it where they are missing; return it.
 
     Raises:
-        OutputError: it cannot be written; nothing is left behind.
+        OutputError: it cannot be made.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror}. Free space or name another folder.") from error
+        raise OutputError(f"the folder {folder} cannot be made: {error.strerror}. Name another one.") from error
+    return folder
 
 
 def _canonical(parts: Parts) -> str:

@@ -8,8 +8,8 @@ import struct
 import warnings
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from visionpeft.errors import DataError, did_you_mean
 from visionpeft.progress import SILENT, Progress
+
+Reduce = Callable[[Image.Image], Image.Image]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
 NEEDS_CONVERSION = frozenset({".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw"})
@@ -97,15 +99,32 @@ def load(path: str | Path) -> Picture:
     return Picture(path, image, hashlib.sha256(content).hexdigest(), transparent)
 
 
-def load_folder(folder: str | Path, progress: Progress = SILENT) -> list[Picture]:
-    """Return the pictures of ``folder``, sorted by name; duplicates and transparency are told in one line each.
+def load_folder(folder: str | Path, progress: Progress = SILENT, reduce: Reduce | None = None) -> list[Picture]:
+    """Return the pictures of ``folder``, sorted by name; see :func:`load_all`.
 
     Raises:
         DataError: as :func:`picture_paths` and :func:`read_picture`.
     """
-    pictures = [load(path) for path in picture_paths(folder, progress)]
+    return load_all(picture_paths(folder, progress), progress, reduce)
+
+
+def load_all(paths: Sequence[Path], progress: Progress = SILENT, reduce: Reduce | None = None) -> list[Picture]:
+    """Return the pictures of ``paths``; duplicates and transparency are told in one line each.
+
+    Args:
+        paths: at least one file.
+        progress: where the lines go.
+        reduce: applied to each picture as it is read, so that large photos are never in memory together.
+
+    Raises:
+        DataError: as :func:`read_picture`.
+    """
+    pictures: list[Picture] = []
+    for path in paths:
+        picture = load(path)
+        pictures.append(replace(picture, image=reduce(picture.image)) if reduce else picture)
     for line in remarks(pictures):
-        progress.say(f"{folder}: {line}")
+        progress.say(f"{paths[0].parent}: {line}")
     return pictures
 
 
@@ -247,7 +266,3 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             return converted
     return image.convert("RGB")
 
-
-def common_digest(pictures: Iterable[Picture]) -> str:
-    """Return one SHA-256 over the files' hashes, in their order: the identity of a set of pictures."""
-    return hashlib.sha256("\n".join(picture.digest for picture in pictures).encode()).hexdigest()

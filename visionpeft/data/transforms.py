@@ -89,6 +89,15 @@ def seen(image: Image.Image, view: View) -> Image.Image:
     return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flip else part
 
 
+def covering(image: Image.Image, resolution: int) -> Image.Image:
+    """Return ``image`` scaled down until its shorter side is ``resolution``; a smaller one as it is."""
+    scale = resolution / min(image.size)
+    if scale >= 1:
+        return image
+    size = round(image.width * scale), round(image.height * scale)
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
 def pixels(image: Image.Image) -> Tensor:
     """Return an RGB picture as [3, height, width] float32, from -1 (black) to 1 (white)."""
     return torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1).div(127.5).sub(1.0)

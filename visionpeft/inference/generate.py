@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -85,15 +85,32 @@ def generate(
         ConfigError: unknown sampler, a size that does not fit the model, steps or a batch size under 1.
         AdapterError: a request has weights and there is no manager.
     """
+    made = dict(generate_each(base, requests, manager=manager, batch_size=batch_size, progress=progress))
+    return [made[place] for place in range(len(requests))]
+
+
+def generate_each(
+    base: Base,
+    requests: Sequence[Request],
+    *,
+    manager: Manager | None = None,
+    batch_size: int = 4,
+    progress: Progress = SILENT,
+) -> Iterator[tuple[int, Image.Image]]:
+    """Yield (place in ``requests``, picture) as soon as each batch is done; else as :func:`generate`.
+
+    Raises:
+        ConfigError: as :func:`generate`.
+        AdapterError: as :func:`generate`.
+    """
     chunks = [chunk for group in _groups(base, requests, manager) for chunk in _chunks(group, batch_size)]
-    pictures: dict[int, Image.Image] = {}
     total = sum(requests[chunk[0]].steps for chunk in chunks)
-    with torch.no_grad(), evaluating(base), progress.phase("pictures", total) as bar:
+    with progress.phase("pictures", total) as bar:
         for chunk in chunks:
             wanted = [requests[place] for place in chunk]
-            with _weights(manager, wanted[0].weights):
-                pictures.update(zip(chunk, _paint(base, wanted, bar), strict=True))
-    return [pictures[place] for place in range(len(requests))]
+            with torch.no_grad(), evaluating(base), _weights(manager, wanted[0].weights):
+                pictures = _paint(base, wanted, bar)
+            yield from zip(chunk, pictures, strict=True)
 
 
 @contextmanager
@@ -121,7 +138,7 @@ def size_of(base: Base, request: Request) -> tuple[int, int]:
     for name, side in zip(("width", "height"), size, strict=True):
         if side % unit or side < unit:
             near = max(unit, round(side / unit) * unit)
-            raise ConfigError(f"{name} {side} does not fit {base.id}: a multiple of {unit} pixels is needed, say {near}.")
+            raise ConfigError(f"{name} {side} does not fit {base.id}: take a multiple of {unit} pixels, say {near}.")
     return size
 
 
@@ -250,7 +267,3 @@ def _further(seed: int) -> int:
     """Return a seed for the noise on the way that is not the initial noise's."""
     return (seed + 0x5851F42D4C957F2D) % 2**63
 
-
-def weights_of(names: Mapping[str, float]) -> dict[str, float]:
-    """Return the adapters that do anything: those with a weight other than 0."""
-    return {name: weight for name, weight in names.items() if weight}

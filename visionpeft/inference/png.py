@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from visionpeft.data.cache import write_whole
+from visionpeft import safefile
 from visionpeft.errors import FileFormatError
 from visionpeft.inference.samplers import SAMPLERS
 
@@ -38,7 +38,7 @@ def save_png(image: Image.Image, path: str | Path, recipe: Mapping[str, Any]) ->
         chunks.add_itxt(PARAMETERS, parameters_text(recipe))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=chunks)
-    write_whole(Path(path), buffer.getvalue())
+    safefile.write_atomically(path, [buffer.getvalue()])
     return Path(path)
 
 
