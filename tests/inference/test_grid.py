@@ -5,7 +5,6 @@ from PIL import Image, ImageFont
 from visionpeft.errors import DataError
 from visionpeft.inference.grid import grid, wrap
 
-
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
