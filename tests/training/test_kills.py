@@ -33,7 +33,7 @@ def hold(folder: str, ready) -> None:
 def processes():
     """Processes forked from one that has imported torch and done nothing: quick to start, and safe."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.toy", "visionpeft.training.engine"])
+    context.set_forkserver_preload(["tests.training.toy", "visionpeft.training.engine", "torch._dynamo"])
     return context
 
 
