@@ -32,7 +32,7 @@ from visionpeft.training.rng import StepRng
 from visionpeft.training.task import Artifact, Context, StepOutput
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import PreTrainedModel
 
 NAME = "subject"
@@ -113,7 +113,7 @@ class DreamBooth:
         self._kept_T = self.base.pipeline.scheduler.alphas_cumprod.to(context.device, torch.float32)
         weights = [1.0, self._data.prior.weight if self._data.prior else 0.0]
         self._weights = torch.tensor(weights, device=context.device)
-        self._prediction = prediction_type(self.base)
+        self._prediction: PredictionType = prediction_type(self.base)
         self._states = self._fixed_states()
         if context.gradient_checkpointing:
             _checkpoint_gradients(self.components)
