@@ -1,0 +1,45 @@
+"""How commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it: dataclasses and mappings as objects, paths as text, numbers of tensors as numbers."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if isinstance(value, Sequence | set | frozenset):
+        return [plain(v) for v in value]
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    return str(value)
+
+
+def as_json(value: Any) -> None:
+    """Print a value as JSON."""
+    typer.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def rows(pairs: Mapping[str, Any] | Sequence[tuple[str, Any]], indent: int = 0) -> None:
+    """Print ``name  value`` lines with the values in one column."""
+    items = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
+    width = max((len(name) for name, _ in items), default=0)
+    for name, value in items:
+        typer.echo(f"{' ' * indent}{name:<{width}}  {value}")
+
+
+def here(path: Path) -> str:
+    """A path as the user would type it: relative to the current folder where it is inside."""
+    absolute = path.resolve()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
