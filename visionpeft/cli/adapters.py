@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visionpeft.cli.show import as_json, here, rows
+from visionpeft.cli.show import Command, as_json, here, rows
 
 if TYPE_CHECKING:
     from visionpeft.adapters.archive import Adapter
@@ -43,7 +43,7 @@ def export(
 
 
 def blend(
-    adapters: Annotated[list[str], typer.Argument(metavar="FILE[=WEIGHT]...", help="Adapters; a weight is 1 by default.")],
+    adapters: Annotated[list[str], typer.Argument(metavar="FILE[=WEIGHT]", help="Adapters; a weight is 1 by default.")],
     output: Annotated[Path, typer.Option(help="File to write.")],
     method: Annotated[
         str, typer.Option(help="cat: exact, ranks add up; svd: cut to --rank; linear: weighted mean of equal ranks.")
@@ -132,7 +132,17 @@ def _inline(value: Any) -> str:
 
 
 COMMANDS = (
-    ("export", export, "visionpeft export runs/robot/adapter.safetensors --format kohya"),
-    ("blend", blend, "visionpeft blend robot.safetensors=0.8 sketch.safetensors=0.5 --output both.safetensors"),
-    ("inspect", inspect, "visionpeft inspect robot.safetensors --json"),
+    Command(
+        "export",
+        export,
+        "Write an adapter for other programs, and prove it.",
+        "visionpeft export runs/robot/adapter.safetensors --format kohya",
+    ),
+    Command(
+        "blend",
+        blend,
+        "Blend adapters of one base into one file.",
+        "visionpeft blend robot.safetensors=0.8 sketch.safetensors=0.5 --output both.safetensors",
+    ),
+    Command("inspect", inspect, "Say what an adapter file is.", "visionpeft inspect robot.safetensors --json"),
 )

@@ -21,13 +21,12 @@ app = typer.Typer(
     help="Personalize image models on the machine you have. Begin with: visionpeft demo",
     epilog="Exit status: 0 done, 1 failed, 2 bad input. VISIONPEFT_DEBUG=1 shows tracebacks.",
     rich_markup_mode=None,
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (runs, pictures, adapters, machine):
-    for name, function, example in group.COMMANDS:
-        app.command(name, epilog=f"Example: {example}", no_args_is_help=False)(function)
+for command in (*runs.COMMANDS, *pictures.COMMANDS, *adapters.COMMANDS, *machine.COMMANDS):
+    app.command(command.name, short_help=command.summary, epilog=f"\b\nExample:\n  {command.example}")(command.function)
 
 
 def _version(wanted: bool) -> None:
@@ -53,12 +52,13 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     try:
-        status = typer.main.get_command(app).main(list(arguments), prog_name="visionpeft", standalone_mode=False)
+        status = typer.main.get_command(app).main(list(arguments) or ["--help"], prog_name="visionpeft", standalone_mode=False)
     except typer.Abort as abort:
         return _say("interrupted.", 130, abort)
     except typer.TyperException as error:  # wrong command, option or argument
         where = getattr(getattr(error, "ctx", None), "command_path", "visionpeft")
-        return _say(f"{error.format_message().rstrip('.')}. Try: {where} --help", 2, error)
+        message = error.format_message().strip()
+        return _say(f"{message}{'' if message[-1:] in '.?!' else '.'} Try: {where} --help", 2, error)
     except VisionPeftError as error:
         return _say(str(error), error.exit_status, error)
     except Exception as error:  # noqa: BLE001 - the last net: whatever it is, the user gets one line

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from visionpeft.cli.show import as_json
+from visionpeft.cli.show import Command, as_json
 
 
 def doctor(
@@ -26,4 +26,4 @@ def doctor(
         raise typer.Exit(1)
 
 
-COMMANDS = (("doctor", doctor, "visionpeft doctor --json"),)
+COMMANDS = (Command("doctor", doctor, "Say what this machine can do, and what would fail.", "visionpeft doctor --json"),)

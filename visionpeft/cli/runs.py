@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visionpeft.cli.show import as_json, here, rows
+from visionpeft.cli.show import Command, as_json, here, rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, such as those in configs/.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings laid over the file's.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the file's.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
@@ -84,8 +84,18 @@ def _tell(result: Any, json: bool) -> None:
 
 
 COMMANDS = (
-    ("demo", demo, "visionpeft demo --output demo"),
-    ("train", train, "visionpeft train configs/dreambooth_demo.yaml train.steps=200 output=runs/mine"),
-    ("validate", validate, "visionpeft validate configs/dreambooth_demo.yaml adapter.rank=8"),
-    ("schema", schema, "visionpeft schema > visionpeft.schema.json"),
+    Command("demo", demo, "Personalize the embedded model from five pictures.", "visionpeft demo --output demo"),
+    Command(
+        "train",
+        train,
+        "Train an adapter as a settings file says.",
+        "visionpeft train configs/dreambooth_demo.yaml train.steps=200 output=runs/mine",
+    ),
+    Command(
+        "validate",
+        validate,
+        "Check a settings file and print it in full.",
+        "visionpeft validate configs/dreambooth_demo.yaml adapter.rank=8",
+    ),
+    Command("schema", schema, "Print the JSON schema of the settings.", "visionpeft schema > visionpeft.schema.json"),
 )

@@ -1,14 +1,23 @@
-"""How commands print: tables for people, JSON for programs."""
+"""What commands share: a row of the command line, and how they print: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
+
+
+class Command(NamedTuple):
+    """One row of the command line: its name, what it runs, its line in the list, and an example for its help."""
+
+    name: str
+    function: Callable[..., None]
+    summary: str
+    example: str
 
 
 def plain(value: Any) -> Any:
