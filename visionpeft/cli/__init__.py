@@ -2,3 +2,4 @@
 
 from visionpeft.cli.app import main as main
 from visionpeft.cli.app import run as run
+from visionpeft.cli.app import run_guarded as run_guarded

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -51,9 +51,19 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    command = typer.main.get_command(app)
+    words = list(arguments) or ["--help"]
+    return run_guarded(lambda: command.main(words, prog_name="visionpeft", standalone_mode=False))
+
+
+def run_guarded(work: Callable[[], Any]) -> int:
+    """Do ``work``; print what goes wrong as one clear line and return the exit status, as ``run`` does.
+
+    Where ``work`` returns a whole number, that is the status.
+    """
     try:
-        status = typer.main.get_command(app).main(list(arguments) or ["--help"], prog_name="visionpeft", standalone_mode=False)
-    except typer.Abort as abort:
+        status = work()
+    except (KeyboardInterrupt, typer.Abort) as abort:
         return _say("interrupted.", 130, abort)
     except typer.TyperException as error:  # wrong command, option or argument
         where = getattr(getattr(error, "ctx", None), "command_path", "visionpeft")

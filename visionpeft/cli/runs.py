@@ -28,7 +28,8 @@ def demo(
     from visionpeft.demo import demo as make
     from visionpeft.progress import TerminalProgress
 
-    _tell(make(output, short=short, progress=TerminalProgress()), json)
+    result = make(output, short=short, progress=TerminalProgress())
+    _tell(result, json)
 
 
 def train(config: Config, overrides: Overrides = None, json: Json = False) -> None:
@@ -40,8 +41,7 @@ def train(config: Config, overrides: Overrides = None, json: Json = False) -> No
 
     settings = load_config(config, overrides or ())
     result = run(settings, progress=TerminalProgress() if first_process() else SILENT)
-    if result is not None:  # None: not the first of several processes
-        _tell(result, json)
+    _tell(result, json)
 
 
 def validate(config: Config, overrides: Overrides = None, json: Json = False) -> None:
@@ -66,7 +66,9 @@ def schema(task: Annotated[str, typer.Argument(help="Which task's settings.")] =
 
 
 def _tell(result: Any, json: bool) -> None:
-    """Say where a run left its work: a line for each path of the result, then its figures."""
+    """Say where a run left its work, a line for each path, then its figures; None: not the first of several processes."""
+    if result is None:
+        return
     if json:
         as_json(result)
         return

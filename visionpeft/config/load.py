@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from visionpeft.config import faults
 from visionpeft.config.run import TASKS, RunConfig
-from visionpeft.config.source import Source, dump_yaml, parse, read_source
+from visionpeft.config.source import Source, apply_overrides, dump_yaml, parse, read_source
 from visionpeft.errors import ConfigError, VisionPeftError, did_you_mean
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -34,6 +35,15 @@ def parse_config(text: str, name: str = "settings") -> RunConfig:
         ConfigError: as ``load_config``.
     """
     return settings_of(parse(text, name))
+
+
+def config_from(values: Mapping[str, Any], overrides: Sequence[str] = (), *, name: str = "settings") -> RunConfig:
+    """The same from plain values, as they would stand in YAML; ``name`` stands for the file in messages.
+
+    Raises:
+        ConfigError: as ``load_config``.
+    """
+    return settings_of(apply_overrides(Source(name, deepcopy(dict(values))), overrides))
 
 
 def settings_of(source: Source) -> RunConfig:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from visionpeft.adapters.spec import AdapterSpec
+from visionpeft.adapters.spec import AdapterSpec, LoraSpec
 from visionpeft.evaluation.settings import ScoreConfig
 from visionpeft.tasks.dreambooth_settings import DreamBoothData, PreviewConfig
 from visionpeft.training.settings import TrainConfig
@@ -21,7 +21,9 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     base: str = Field(
         min_length=1, description="An embedded base, a hub id, a diffusers folder or a .safetensors checkpoint."
     )
-    adapter: AdapterSpec = Field(description="How the model is adapted: the method, its targets and its size.")
+    adapter: AdapterSpec = Field(
+        default=LoraSpec(), description="How the model is adapted: the method, its targets and its size."
+    )
     train: TrainConfig = Field(default=TrainConfig(), description="How it is trained.")
     output: Path = Field(description="The run's folder; never overwritten: an existing run needs resume.")
     resume: Literal["never", "auto"] | Path = Field(
