@@ -70,8 +70,10 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]):
         (["train"], "visionpeft: Missing argument 'CONFIG'. Try: visionpeft train --help\n"),
         (["train", "x", "--foo"], "visionpeft: No such option: --foo. Try: visionpeft train --help\n"),
         (["validate", "nothing.yaml"], "visionpeft: nothing.yaml: there is no such file.\n"),
-        (["schema", "dreamboth"], "visionpeft: 'dreamboth' is not a task: one of dreambooth. Did you mean 'dreambooth'?\n"),
-        (["blend", "a=b", "--output", "x"], "visionpeft: 'a=b': the weight should be a number, as in a=0.7, not 'b'.\n"),
+        (
+            ["schema", "dreamboth"],
+            "visionpeft: 'dreamboth' is no task: one of dreambooth. Did you mean 'dreambooth'?\n",
+        ),
         (["generate"], "visionpeft: give either --prompt (once or more) or --again PICTURE.\n"),
     ],
 )
@@ -92,7 +94,7 @@ def raising(error: BaseException) -> int:
         (errors.DataError("no pictures"), 2, "visionpeft: no pictures\n"),
         (errors.TrainingError("not a number"), 1, "visionpeft: not a number\n"),
         (KeyboardInterrupt(), 130, "visionpeft: interrupted.\n"),
-        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 2, "visionpeft: The disk is full while writing runs/x"),
+        (OSError(errno.ENOSPC, "No space left", "runs/x"), 2, "visionpeft: The disk is full while writing runs/x"),
         (PermissionError(errno.EACCES, "Permission denied", "runs/x"), 1, "visionpeft: runs/x: Permission denied.\n"),
         (MemoryError(), 1, "visionpeft: Main memory is full. Set train.batch_size lower"),
         (ZeroDivisionError("by\nzero"), 1, "visionpeft: ZeroDivisionError: by zero. This is a defect of visionpeft"),

@@ -91,7 +91,7 @@ class Pair:
 
 
 PAIRS: tuple[Pair, ...] = (
-    Pair("transformers", ">=5.18", "peft", "<0.21.2", "adapters of encoder-decoder models (Whisper) break", "peft>=0.21.2"),
+    Pair("transformers", ">=5.18", "peft", "<0.21.2", "adapters of encoder-decoder models break", "peft>=0.21.2"),
     Pair("transformers", ">=5.18", "peft", "<0.20", "transformers refuses this peft", "peft>=0.21.2"),
     Pair("transformers", ">=5.16,<5.18", "peft", "<0.19.1", "transformers refuses this peft", "peft>=0.19.1"),
     Pair("transformers", ">=5.6,<5.16", "peft", "<0.19", "transformers refuses this peft", "peft>=0.19"),
@@ -104,7 +104,7 @@ PAIRS: tuple[Pair, ...] = (
     Pair("huggingface_hub", ">=1", "diffusers", "<0.40", "pipelines fail to load offline", "diffusers>=0.40"),
     Pair(
         "transformers", ">=5.9", "peft", "<=0.21.2",
-        "peft alone loads no ViT or DETR adapters saved before transformers 5.9, and its default targets for ViT match nothing",
+        "peft alone loads no ViT or DETR adapters of before transformers 5.9; its default ViT targets match nothing",
         "use this program's semantic targets",
     ),
 )  # fmt: skip

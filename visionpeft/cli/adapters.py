@@ -18,7 +18,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 def export(
     file: File,
-    format: Annotated[  # noqa: A002 - the option's name
+    format: Annotated[
         str, typer.Option(help="kohya (ComfyUI, AUTOMATIC1111, Forge, InvokeAI), diffusers or native.")
     ] = "kohya",
     output: Annotated[Path | None, typer.Option(help="File to write; default: FILE's name with the format.")] = None,
@@ -67,7 +67,7 @@ def blend(
     if json:
         as_json(answer)
     else:
-        rows({"written": answer["file"], "parts": ", ".join(f"{n} × {w:g}" for n, (_, w) in parts.items())})
+        rows({"written": answer["file"], "parts": ", ".join(f"{n}={w:g}" for n, (_, w) in parts.items())})
 
 
 def inspect(file: File, json: Json = False) -> None:

@@ -26,4 +26,4 @@ def doctor(
         raise typer.Exit(1)
 
 
-COMMANDS = (Command("doctor", doctor, "Say what this machine can do, and what would fail.", "visionpeft doctor --json"),)
+COMMANDS = (Command("doctor", doctor, "Say what this machine can do and what would fail.", "visionpeft doctor"),)

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, such as those in configs/.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the file's.")
-]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the file's.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
@@ -61,12 +59,12 @@ def schema(task: Annotated[str, typer.Argument(help="Which task's settings.")] =
     from visionpeft.errors import ConfigError, did_you_mean
 
     if task not in TASKS:
-        raise ConfigError(f"'{task}' is not a task: one of {', '.join(TASKS)}.{did_you_mean(task, TASKS)}")
+        raise ConfigError(f"'{task}' is no task: one of {', '.join(TASKS)}.{did_you_mean(task, TASKS)}")
     as_json(TASKS[task].model_json_schema())
 
 
 def _tell(result: Any, json: bool) -> None:
-    """Say where a run left its work, a line for each path, then its figures; None: not the first of several processes."""
+    """Say where a run left its work, then its figures; nothing on processes other than the first of several."""
     if result is None:
         return
     if json:

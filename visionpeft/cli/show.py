@@ -30,9 +30,8 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, Sequence | set | frozenset):
         return [plain(v) for v in value]
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    return str(value)
+    dumped = getattr(value, "model_dump", None)
+    return dumped(mode="json") if dumped is not None else str(value)
 
 
 def as_json(value: Any) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
 _SHAPE_BHSD = (2, 2, 64, 64)
 """Batch, heads, sequence and width of the case: sizes that every kernel takes."""
 
@@ -45,7 +47,7 @@ def probe(device: torch.device) -> list[Backend]:
     return [*rows, _try("xformers", device, _xformers)]
 
 
-def _try(name: str, device: torch.device, attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]) -> Backend:
+def _try(name: str, device: torch.device, attend: Attend) -> Backend:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -57,9 +59,7 @@ def _try(name: str, device: torch.device, attend: Callable[[torch.Tensor, torch.
     return Backend(name, str(device), works=error is None, why=error or "")
 
 
-def _error_of(
-    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor], device: torch.device
-) -> str | None:
+def _error_of(attend: Attend, device: torch.device) -> str | None:
     """Run one backend forward and backward; return what is wrong with its values, or None."""
     import torch
 
@@ -78,8 +78,8 @@ def _error_of(
     return None if off <= limit else f"its values are off by {off:.1e}"
 
 
-def _sdpa(kind: str) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """torch's attention held to one backend; tensors are [batch, heads, sequence, width]."""
+def _sdpa(kind: str) -> Attend:
+    """``scaled_dot_product_attention`` held to one backend; tensors are [batch, heads, sequence, width]."""
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -92,7 +92,7 @@ def _sdpa(kind: str) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tor
 
 
 def _xformers(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """xformers' attention, which wants [batch, sequence, heads, width]."""
+    """The attention of xformers, which wants [batch, sequence, heads, width]."""
     from importlib import import_module
 
     ops = import_module("xformers.ops")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -107,9 +108,9 @@ def _out_of_memory(error: BaseException) -> ResourceError | None:
     if not on_device and not on_cpu:
         return None
     where = "The GPU's memory" if on_device else "Main memory"
-    wanted = text[text.find("Tried to allocate") :].split(". ")[0].strip() if "Tried to allocate" in text else ""
+    wanted = re.search(r"Tried to allocate [^.]*\.?[^.]*", text)
     return ResourceError(
-        f"{where} is full{f' ({wanted})' if wanted else ''}. Set train.batch_size lower and "
+        f"{where} is full{f' ({wanted[0].strip()})' if wanted else ''}. Set train.batch_size lower and "
         "train.gradient_accumulation higher by as much, or train.gradient_checkpointing=true; "
         "then a lower data.resolution, or adapter.targets without the text encoder."
     )

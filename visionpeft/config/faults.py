@@ -59,7 +59,7 @@ def lines(error: ValidationError, source: Source, group: Group) -> list[str]:
 
 
 def _key(loc: Iterable[str | int], values: Any, kind: str) -> Key:
-    """pydantic's location without the names of union members: only what stands in the file, and a missing name."""
+    """Where an error is, without the names of union members: only what stands in the file, and a missing name."""
     parts = list(loc)
     key: Key = ()
     for number, part in enumerate(parts):
@@ -95,7 +95,7 @@ def _line(key: Key, complaints: list[ErrorDetails], source: Source, group: Group
 
 
 def _choices(names: list[str]) -> str:
-    return f" There are: {', '.join(names)}." if names else ""
+    return f" It has: {', '.join(names)}." if names else ""
 
 
 def _tag_line(key: Key, details: ErrorDetails, value: Any, source: Source) -> str:

@@ -10,6 +10,7 @@ import textwrap
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -86,9 +87,9 @@ def _settings(group: Group) -> tuple[Setting, ...]:
 
 
 def _setting(key: str, info: FieldInfo, text: str) -> Setting:
-    bounds = [f"{_BOUNDS[n]} {getattr(m, n):g}" for m in info.metadata for n in _BOUNDS if getattr(m, n, None) is not None]
-    text = info.description or text
-    return Setting(key, ", ".join([kind(info.annotation), *bounds]), _default(info), text)
+    found = ((sign, getattr(entry, name, None)) for entry in info.metadata for name, sign in _BOUNDS.items())
+    bounds = [f"{sign} {bound:g}" for sign, bound in found if bound is not None]
+    return Setting(key, ", ".join([kind(info.annotation), *bounds]), _default(info), info.description or text)
 
 
 def _word(group: Group) -> str:
@@ -108,7 +109,9 @@ def _default(info: FieldInfo) -> str:
         return ""  # the section inside tells
     if isinstance(value, float):
         return f"{value:g}"
-    text = str(value) if isinstance(value, str | Path) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str | Path):
+        return str(value)
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST_DEFAULT else f"{len(value)} of them"
 
 
@@ -154,7 +157,7 @@ def _strings_below(owner: type) -> dict[str, str]:
         return {}
     statements = body.body if isinstance(body, ast.ClassDef) else []
     found: dict[str, str] = {}
-    for field, below in zip(statements, statements[1:], strict=False):
+    for field, below in pairwise(statements):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
             text = below.value.value if isinstance(below.value, ast.Constant) else None
             found |= {field.target.id: " ".join(text.split())} if isinstance(text, str) else {}

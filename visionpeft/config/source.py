@@ -7,10 +7,10 @@ errors. Nothing is taken from the environment.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -42,13 +42,16 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
     return table
 
 
+_ALIAS = "aliases (*name) are not read here: write the value out"
+
+
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = _resolvers()  # pyright: ignore[reportIncompatibleVariableOverride, reportAssignmentType]
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             mark: Any = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read here: write the value out", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem=_ALIAS, problem_mark=mark)
         return super().compose_node(parent, index)
 
 
@@ -142,14 +145,22 @@ def _build(node: yaml.Node, key: Key, source: Source) -> Any:
     line = f"{source.name}:{node.start_mark.line + 1}"
     source.places.setdefault(key, line)
     kind = node.tag.removeprefix("tag:yaml.org,2002:")
-    if kind not in _BUILDERS:
-        source.faults.append(f"{line}: {dotted(key)} has the tag '{_tag(node.tag)}'; tags are refused: write a plain value.")
+    if kind in _SCALAR_VALUES and isinstance(node, yaml.ScalarNode):
+        return _scalar(node, kind, line, key, source)
+    if kind not in _GROUP_VALUES or isinstance(node, yaml.ScalarNode):
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        source.faults.append(f"{line}: {dotted(key)} has the tag '{tag}'; tags are refused: write a plain value.")
         return None
-    return _BUILDERS[kind](node, key, source)
+    return _GROUP_VALUES[kind](node, key, source)
 
 
-def _tag(tag: str) -> str:
-    return tag.replace("tag:yaml.org,2002:", "!!")
+def _scalar(node: yaml.ScalarNode, kind: str, line: str, key: Key, source: Source) -> Any:
+    """A single value; one that its own tag makes impossible (``!!int x``) is a fault."""
+    try:
+        return _SCALAR_VALUES[kind](str(node.value))
+    except ValueError:
+        source.faults.append(f"{line}: {dotted(key)} should be of the kind '{kind}', not '{node.value}'.")
+        return None
 
 
 def _mapping(node: Any, key: Key, source: Source) -> dict[str, Any]:
@@ -173,20 +184,26 @@ def _sequence(node: Any, key: Key, source: Source) -> list[Any]:
     return [_build(item, (*key, index), source) for index, item in enumerate(node.value)]
 
 
-def _float(node: Any, key: Key, source: Source) -> float:
-    del key, source
-    return float(re.sub(r"\.(inf|nan)", r"\1", str(node.value).lower()))
+def _int(text: str) -> int:
+    return int(text, 0 if text[:2] in ("0x", "0o") else 10)
 
 
-_BUILDERS: dict[str, Any] = {
-    "map": _mapping,
-    "seq": _sequence,
-    "str": lambda node, key, source: str(node.value),
-    "null": lambda node, key, source: None,
-    "bool": lambda node, key, source: str(node.value).lower() == "true",
-    "int": lambda node, key, source: int(str(node.value), 0 if str(node.value)[:2] in ("0x", "0o") else 10),
-    "float": _float,
-}
+def _float(text: str) -> float:
+    return float(re.sub(r"\.(inf|nan)", r"\1", text.lower()))
+
+
+def _bool(text: str) -> bool:
+    return text.lower() == "true"
+
+
+def _null(text: str) -> None:
+    del text
+
+
+_SCALAR_VALUES: dict[str, Callable[[str], Any]] = {
+    "str": str, "null": _null, "bool": _bool, "int": _int, "float": _float,
+}  # fmt: skip
+_GROUP_VALUES: dict[str, Callable[[Any, Key, Source], Any]] = {"map": _mapping, "seq": _sequence}
 
 
 def dotted(key: Key) -> str:
@@ -228,7 +245,7 @@ def _override(source: Source, override: str) -> str:
     for old in [k for k in source.places if k[: len(key)] == key]:
         del source.places[old]
     inner = Source(place)
-    group[last] = _build(node, key, inner) if node is not None else None
+    cast("dict[Any, Any]", group)[last] = _build(node, key, inner) if node is not None else None
     source.faults += [fault.replace(f"{place}:1", place) for fault in inner.faults]
     source.places |= dict.fromkeys([key, *inner.places], place)
     return ""
@@ -238,18 +255,19 @@ def _index(group: Any, part: str) -> str | int | None:
     """``part`` as a key of the group: a name, or a place in a list; None where the list has no such place."""
     if not isinstance(group, list):
         return part
-    return int(part) if part.isdecimal() and int(part) < len(group) else None
+    return int(part) if part.isdecimal() and int(part) < len(cast("list[Any]", group)) else None
 
 
 def _enter(group: Any, key: Key, part: str) -> tuple[Any, Key]:
-    """The group under ``part``, made where there is none yet."""
+    """The group under ``part``, made where there is none yet; None where a list has no such place."""
     index = _index(group, part)
     if index is None:
         return None, (*key, part)
-    inside = group[index] if isinstance(group, list) else group.get(index)
-    if inside is None:
-        inside = group[index] = {}
-    return inside, (*key, index)
+    if isinstance(index, str):
+        group.setdefault(index, {})
+    if group[index] is None:
+        group[index] = {}
+    return group[index], (*key, index)
 
 
 def dump_yaml(values: dict[str, Any]) -> str:
