@@ -15,6 +15,7 @@ from visionpeft.adapters.archive import Adapter
 from visionpeft.compute.precision import precision_of
 from visionpeft.errors import TrainingError
 from visionpeft.progress import SILENT, Progress
+from visionpeft.safefile import write_atomically
 from visionpeft.training.batches import BatchPlan
 from visionpeft.training.checkpoint import Checkpoint
 from visionpeft.training.clock import Clock
@@ -41,6 +42,7 @@ def fit(
     progress: Progress = SILENT,
     accelerator: Accelerator | None = None,
     settings: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> FitResult:
     """Train a task, from the beginning or from a checkpoint; where it was stopped makes no difference to any bit.
 
@@ -54,6 +56,7 @@ def fit(
         progress: shows the steps, and lines about what was passed over.
         accelerator: the processes; None opens them from the launcher's environment.
         settings: further nested settings (JSON values) that a continued run must share with its beginning.
+        files: name -> text of files that stand in the run's folder from its beginning.
 
     Raises:
         OutputError: the folder holds a run already, is in use, or the disk is full.
@@ -71,6 +74,9 @@ def fit(
         forked = [accelerator.device] if accelerator.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=forked))
         begun = beginning(output, resume, config.steps, everything, accelerator, progress)
+        if accelerator.is_main_process:
+            for name, text in (files or {}).items():
+                write_atomically(output / name, [text.encode()])
         run = _Run(task, config, output, accelerator, progress, begun)
         stack.callback(run.record.close)
         run.train(everything, preview_every)
