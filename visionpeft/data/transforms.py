@@ -34,10 +34,10 @@ class View:
 
 
 def bucket(width: int, height: int, resolution: int, unit: int) -> tuple[int, int]:
-    """Return the (width, height) in multiples of ``unit`` that comes nearest to the picture's shape.
+    """Return the (width, height) in multiples of ``unit`` that suits the picture's shape best.
 
-    The area is at most resolution², the ratio of the sides as near as possible to the picture's (by |log|); of equals
-    the larger area wins. Scaled to cover it, the picture loses only what its shape differs, evenly at both ends.
+    The area is at most resolution². Least counts |log(ratio / picture's ratio)| + ½ log(resolution² / area): as little
+    as possible is cut off, and few pixels are given away for it. Of equals the first in (width, height) is taken.
 
     Args:
         width: of the picture, in pixels.
@@ -47,8 +47,12 @@ def bucket(width: int, height: int, resolution: int, unit: int) -> tuple[int, in
     """
     most = (resolution // unit) ** 2
     wanted = math.log(width / height)
-    sides = [(columns, most // columns) for columns in range(1, most + 1)]
-    columns, rows = min(sides, key=lambda side: (round(abs(math.log(side[0] / side[1]) - wanted), 9), -math.prod(side)))
+
+    def cost(side: tuple[int, int]) -> float:
+        return abs(math.log(side[0] / side[1]) - wanted) + math.log(most / math.prod(side)) / 2
+
+    sides = [(columns, rows) for columns in range(1, most + 1) for rows in range(1, most // columns + 1)]
+    columns, rows = min(sides, key=lambda side: (round(cost(side), 9), side))
     return columns * unit, rows * unit
 
 

@@ -7,29 +7,20 @@ from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from visionpeft.adapters.manager import AdapterManager
+from visionpeft.adapters.weights import Weights
 from visionpeft.errors import AdapterError, ConfigError
 from visionpeft.inference.samplers import make_scheduler, sampler_named
 from visionpeft.models.base import Base
 from visionpeft.models.prompts import PromptStates, encode_prompts, time_ids, unet_forward
 from visionpeft.progress import SILENT, Bar, Progress
-
-Weights = Any
-"""What ``AdapterManager.activate`` takes: a name, names, or weights by name (and by component and path)."""
-
-
-class Manager(Protocol):
-    """What :func:`generate` asks of an adapter manager."""
-
-    def using(self, weights: Weights) -> AbstractContextManager[Any]:
-        """Make ``weights`` active while the context lasts."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ def generate(
     base: Base,
     requests: Sequence[Request],
     *,
-    manager: Manager | None = None,
+    manager: AdapterManager | None = None,
     batch_size: int = 4,
     progress: Progress = SILENT,
 ) -> list[Image.Image]:
@@ -93,7 +84,7 @@ def generate_each(
     base: Base,
     requests: Sequence[Request],
     *,
-    manager: Manager | None = None,
+    manager: AdapterManager | None = None,
     batch_size: int = 4,
     progress: Progress = SILENT,
 ) -> Iterator[tuple[int, Image.Image]]:
@@ -188,7 +179,9 @@ def denoise(base: Base, requests: Sequence[Request], latents: Tensor, bar: Bar) 
     guided = requests[0].guidance != 1.0
     states = _states(base, requests, guided)
     scales = torch.tensor([request.guidance for request in requests], device=latents.device).view(-1, 1, 1, 1)
-    ids = time_ids(base, (2 if guided else 1) * len(requests), size_of(base, requests[0]))
+    width, height = size_of(base, requests[0])
+    ids = time_ids(base, (2 if guided else 1) * len(requests), (height, width))
+    dtype = next(base.unet.parameters()).dtype
     chance = [torch.Generator().manual_seed(_further(request.seed)) for request in requests]
     chance = {} if sampler_named(requests[0].sampler).settled else {"generator": chance}
     scheduler = make_scheduler(requests[0].sampler, base.pipeline.scheduler)
@@ -197,7 +190,7 @@ def denoise(base: Base, requests: Sequence[Request], latents: Tensor, bar: Bar) 
     times = scheduler.timesteps
     for place, time in enumerate(times):
         inputs = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, time)
-        prediction = unet_forward(base, inputs, time.expand(len(inputs)), states, ids).float()
+        prediction = unet_forward(base, inputs.to(dtype), time.expand(len(inputs)), states, ids).float()
         if guided:
             without, given = prediction.chunk(2)
             prediction = without + scales * (given - without)
@@ -220,7 +213,9 @@ def _states(base: Base, requests: Sequence[Request], guided: bool) -> PromptStat
     unique = list(dict.fromkeys(texts))
     states = encode_prompts(base, unique)
     rows = torch.tensor([unique.index(text) for text in texts], device=states.hidden.device)
-    hidden, pooled = states.hidden[rows], None if states.pooled is None else states.pooled[rows]
+    dtype = next(base.unet.parameters()).dtype
+    hidden = states.hidden[rows].to(dtype)
+    pooled = None if states.pooled is None else states.pooled[rows].to(dtype)
     if guided and getattr(base.pipeline.config, "force_zeros_for_empty_prompt", False):
         kept = torch.tensor([bool(request.negative) for request in requests] + [True] * len(requests))
         kept = kept.to(hidden)
@@ -229,7 +224,7 @@ def _states(base: Base, requests: Sequence[Request], guided: bool) -> PromptStat
     return PromptStates(hidden, pooled)
 
 
-def _groups(base: Base, requests: Sequence[Request], manager: Manager | None) -> list[list[int]]:
+def _groups(base: Base, requests: Sequence[Request], manager: AdapterManager | None) -> list[list[int]]:
     """Return the places of the requests that can share a batch, group by group."""
     groups: dict[str, list[int]] = defaultdict(list)
     for place, request in enumerate(requests):
@@ -249,7 +244,7 @@ def _chunks(places: list[int], size: int) -> list[list[int]]:
     return [places[start : start + size] for start in range(0, len(places), size)]
 
 
-def _weights(manager: Manager | None, weights: Weights | None) -> AbstractContextManager[Any]:
+def _weights(manager: AdapterManager | None, weights: Weights | None) -> AbstractContextManager[Any]:
     return nullcontext() if manager is None or weights is None else manager.using(weights)
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from visionpeft.data.order import Position, permutation
+from visionpeft.models.base import Base
+from visionpeft.models.prompts import time_ids
 from visionpeft.tasks.latents import Latents, Moments
 from visionpeft.training.rng import mix_seed
 
@@ -25,12 +27,14 @@ class Group:
         std: the same.
         kind: [n] long, SUBJECT or CLASS.
         rows: for each kind, the rows of the micro-batch that its random numbers are taken from, [n_kind] long.
+        ids: size conditioning of the UNet, [n, 6]; None for families without.
     """
 
     mean: Tensor
     std: Tensor
     kind: Tensor
     rows: tuple[Tensor, Tensor]
+    ids: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,14 @@ class Draws:
     """Makes micro-batches: a function of the positions and the seed alone.
 
     Args:
+        base: the model, for its size conditioning.
         sources: the subject's latents, and the class's where there is a prior.
         seed: of the run.
         device: where batches belong.
     """
 
-    def __init__(self, sources: Sequence[Latents], seed: int, device: torch.device) -> None:
+    def __init__(self, base: Base, sources: Sequence[Latents], seed: int, device: torch.device) -> None:
+        self._base = base
         self._sources = sources
         self._seed = seed
         self._device = device
@@ -82,11 +88,13 @@ class Draws:
 
     def _group(self, draws: Sequence[tuple[int, int, Moments]]) -> Group:
         rows = [[row for kind, row, _ in draws if kind == wanted] for wanted in (SUBJECT, CLASS)]
+        height, width = (side * self._base.latent_scale_factor for side in draws[0][2].mean.shape[1:])
         return Group(
             mean=torch.stack([moments.mean for _, _, moments in draws]),
             std=torch.stack([moments.std for _, _, moments in draws]),
             kind=self._long([kind for kind, _, _ in draws]),
             rows=(self._long(rows[SUBJECT]), self._long(rows[CLASS])),
+            ids=time_ids(self._base, len(draws), (height, width)),
         )
 
     def _place(self, kind: int, position: Position) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +16,24 @@ from visionpeft.data.cache import Store, user_cache
 from visionpeft.data.order import Position
 from visionpeft.data.pictures import Picture, load_all, picture_paths
 from visionpeft.data.transforms import covering
-from visionpeft.errors import ConfigError
+from visionpeft.errors import BaseModelError, ConfigError
 from visionpeft.inference.generate import size_unit
 from visionpeft.models.base import Base
 from visionpeft.models.manage import manage
-from visionpeft.models.prompts import PromptStates, cut_prompt, encode_prompts, time_ids, unet_forward
+from visionpeft.models.prompts import PromptStates, cut_prompt, encode_prompts, unet_forward
 from visionpeft.progress import Progress
 from visionpeft.tasks.batches import CLASS, SUBJECT, Batch, Draws, Group
 from visionpeft.tasks.dreambooth_settings import DreamBoothData, PreviewConfig, ScoreConfig
 from visionpeft.tasks.latents import Framing, Latents
-from visionpeft.tasks.loss import add_noise, min_snr_weight, squared_errors, target
+from visionpeft.tasks.loss import PredictionType, add_noise, min_snr_weight, squared_errors, target
 from visionpeft.tasks.prior import make_class_pictures
 from visionpeft.tasks.watch import Watch
 from visionpeft.training.rng import StepRng
 from visionpeft.training.task import Artifact, Context, StepOutput
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import PreTrainedModel
 
 NAME = "subject"
 """Under which the adapter in training is known to the manager."""
@@ -50,6 +55,7 @@ class DreamBooth:
         preview: pictures to make while training.
         score: how the adapter is scored while training; None chooses no best checkpoint.
         class_root: folder of all kept class pictures; None is the user's cache.
+        seed: of the adapter's first values.
 
     Raises:
         TargetError: a target matches nothing in the base.
@@ -67,6 +73,7 @@ class DreamBooth:
         preview: PreviewConfig | None = None,
         score: ScoreConfig | None = None,
         class_root: Path | None = None,
+        seed: int = 0,
     ) -> None:
         self.base = base
         self.metric = "score" if score and score.every else None
@@ -76,7 +83,7 @@ class DreamBooth:
         self.manager = manage(base)
         instance = data.instance
         tokens = {instance.word: instance.noun.split()[-1]} if instance.trains_word else {}
-        self.report = self.manager.add(NAME, adapter, tokens=tokens)
+        self.report = self.manager.add(NAME, adapter, tokens=tokens, seed=seed)
 
     @property
     def components(self) -> Mapping[str, nn.Module]:
@@ -101,11 +108,12 @@ class DreamBooth:
         if self._data.prior:
             kept = self._load(self._class_paths(context), context.progress)
             sources.append(self._latents(kept, "class pictures", context))
-        self._draws = Draws(sources, context.seed, context.device)
+        self._draws = Draws(self.base, sources, context.seed, context.device)
         # [T] of the noise schedule, and the weights of [subject, class] in the loss
         self._kept_T = self.base.pipeline.scheduler.alphas_cumprod.to(context.device, torch.float32)
         weights = [1.0, self._data.prior.weight if self._data.prior else 0.0]
         self._weights = torch.tensor(weights, device=context.device)
+        self._prediction: PredictionType = prediction_type(self.base)
         self._states = self._fixed_states()
         if context.gradient_checkpointing:
             _checkpoint_gradients(self.components)
@@ -165,12 +173,10 @@ class DreamBooth:
         noise = drawn(lambda prefix: rng.normal(shape, f"{prefix}noise"))
         times = drawn(lambda prefix: rng.integers(len(self._kept_T), f"{prefix}time"))
         kept = self._kept_T[times]
-        kind = self.base.prediction_type
+        kind = self._prediction
         pooled = None if states.pooled is None else states.pooled[group.kind]
         given = PromptStates(states.hidden[group.kind], pooled)
-        scale = self.base.latent_scale_factor
-        ids = time_ids(self.base, len(times), (shape[2] * scale, shape[1] * scale))
-        prediction = unet_forward(self.base, add_noise(latents, noise, kept), times, given, ids)
+        prediction = unet_forward(self.base, add_noise(latents, noise, kept), times, given, group.ids)
         errors = squared_errors(prediction, target(kind, latents, noise, kept))
         gamma = self._data.min_snr_gamma
         return errors if gamma is None else errors * min_snr_weight(kind, kept, gamma)
@@ -223,6 +229,18 @@ class DreamBooth:
             )
 
 
+def prediction_type(base: Base) -> PredictionType:
+    """Return what the base's UNet predicts, from its scheduler.
+
+    Raises:
+        BaseModelError: it is none of those that can be trained.
+    """
+    kinds: dict[str, PredictionType] = {"epsilon": "epsilon", "v_prediction": "v_prediction", "sample": "sample"}
+    if base.prediction_type not in kinds:
+        raise BaseModelError(f"{base.id} predicts '{base.prediction_type}': only {', '.join(kinds)} can be trained.")
+    return kinds[base.prediction_type]
+
+
 def _resolution(base: Base, wanted: int | None) -> int:
     resolution = wanted or base.size
     unit = size_unit(base)
@@ -235,6 +253,7 @@ def _resolution(base: Base, wanted: int | None) -> int:
 def _checkpoint_gradients(components: Mapping[str, nn.Module]) -> None:
     for name, model in components.items():
         if name == "unet":
-            model.enable_gradient_checkpointing()
+            cast("UNet2DConditionModel", model).enable_gradient_checkpointing()
         else:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            encoder = cast("PreTrainedModel", model)
+            encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

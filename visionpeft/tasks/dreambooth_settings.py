@@ -69,8 +69,8 @@ class InstanceData(Settings):
         words = self.prompt.split()
         if self.word not in words:
             raise ValueError(
-                f"the prompt '{self.prompt}' does not hold the subject's word '{self.word}': write it where the subject "
-                "is named, or set word"
+                f"the prompt '{self.prompt}' does not hold the subject's word '{self.word}': write it where the "
+                "subject is named, or set word"
             )
         if self.kind is None and words[-1] == self.word:
             raise ValueError(f"nothing follows '{self.word}' in the prompt: set kind to what it is, as in robot")

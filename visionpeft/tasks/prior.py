@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from visionpeft.adapters.manager import AdapterManager
 from visionpeft.data.cache import cache_key, make_folder, user_cache
-from visionpeft.inference.generate import Manager, Request, generate_each
+from visionpeft.inference.generate import Request, generate_each
 from visionpeft.inference.png import save_png
 from visionpeft.inference.recipe import recipe_for
 from visionpeft.models.base import Base
@@ -32,7 +33,13 @@ def class_folder(base: Base, prior: PriorData, size: int, root: Path | None = No
 
 
 def make_class_pictures(
-    base: Base, prior: PriorData, size: int, *, manager: Manager | None, progress: Progress, root: Path | None = None
+    base: Base,
+    prior: PriorData,
+    size: int,
+    *,
+    manager: AdapterManager | None,
+    progress: Progress,
+    root: Path | None = None,
 ) -> list[Path]:
     """Return the class pictures' files, making those that are missing with the bare base.
 
