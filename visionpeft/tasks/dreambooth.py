@@ -101,7 +101,7 @@ class DreamBooth:
         Raises:
             DataError: a picture or folder cannot be used.
         """
-        self.base.to(context.device, context.dtype or torch.float32)
+        _move(self.base, context.device, context.dtype or torch.float32)
         self._show_cuts(context.progress)
         pictures = self._load(picture_paths(self._data.instance.images, context.progress), context.progress)
         sources = [self._latents(pictures, "subject pictures", context)]
@@ -239,6 +239,13 @@ def prediction_type(base: Base) -> PredictionType:
     if base.prediction_type not in kinds:
         raise BaseModelError(f"{base.id} predicts '{base.prediction_type}': only {', '.join(kinds)} can be trained.")
     return kinds[base.prediction_type]
+
+
+def _move(base: Base, device: torch.device, dtype: torch.dtype) -> None:
+    """Move the base; its type is only touched where it is another, as the library warns of that."""
+    models = (base.unet, base.vae, *base.text_encoders.values())
+    same = all(next(model.parameters()).dtype == dtype for model in models)
+    base.to(device, None if same else dtype)
 
 
 def _resolution(base: Base, wanted: int | None) -> int:
