@@ -88,7 +88,7 @@ class Toy:
         if self.deaf:
             errors = errors.detach() + 0.0 * self.body.lora_A.sum()
         if self.poison_gradient:
-            errors = errors + torch.sqrt((errors * 0.0 + 1.0 - torch.nan_to_num(weights, 0.0)).clamp(min=0))
+            errors = errors + torch.sqrt(errors * 0.0 + 1.0 - weights.isnan().float()) - 1.0  # the slope at 0 is none
         weighted = errors if self.poison_gradient else errors * weights
         count = torch.tensor(float(len(inputs)), device=inputs.device)
         return StepOutput(weighted.sum(), count, {"error": errors.mean(), "time": rng.uniform("time").mean()})

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from visionpeft import safefile
 from visionpeft.errors import BaseModelError, did_you_mean
 from visionpeft.evaluation.preprocess import Preprocessor
 
@@ -142,13 +143,12 @@ _KINDS: dict[str, Callable[[str, torch.device], Encoder]] = {
 
 def _embedded(folder: Path, device: torch.device) -> Encoder:
     """The small CLIP that was trained with a base: image tower in ``clip/``, text tower the base's own text encoder."""
-    from safetensors.torch import load_file
     from transformers import AutoTokenizer, CLIPTextModel
 
     pictures = _loading(str(folder / "clip"), lambda name: _clip_vision(name, device))
     text = _loading(str(folder / "text_encoder"), lambda name: _frozen(CLIPTextModel, name, device))
     tokenizer = _loading(str(folder / "tokenizer"), AutoTokenizer.from_pretrained)
-    projection = _loading(str(folder / "clip" / "text_projection.safetensors"), load_file)
+    projection, _ = safefile.load(folder / "clip" / "text_projection.safetensors")
     weight = projection["text_projection.weight"].to(device, torch.float32)
 
     def embed_texts(texts: list[str]) -> Tensor:
