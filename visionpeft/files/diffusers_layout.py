@@ -1,7 +1,7 @@
 """The layout that diffusers' ``load_lora_weights`` reads: dotted peft names, and the scale in a JSON header entry.
 
-``unet.mid_block.attentions.0.proj_in.lora_A.weight``; rank, alpha and their patterns stand in ``lora_adapter_metadata``,
-which only diffusers reads: every other program applies such files at scale 1, or not at all.
+``unet.mid_block.attentions.0.proj_in.lora_A.weight``; rank, alpha and their patterns stand in the header's
+``lora_adapter_metadata``, which only diffusers reads: other programs apply such files at scale 1, or not at all.
 """
 
 from __future__ import annotations
@@ -162,7 +162,9 @@ def _scale(place: str, rank: int, settings: Mapping[str, Any]) -> float:
     name = _ending(component, path)
     alpha = _matching(settings.get(f"{component}.alpha_pattern"), name, settings.get(f"{component}.lora_alpha", rank))
     if not isinstance(alpha, int | float) or not 0 < alpha <= 65536:
-        raise FileFormatError(f"the header entry {HEADER} gives '{place}' the alpha {alpha!r}: no scale can be made of it")
+        raise FileFormatError(
+            f"the header entry {HEADER} gives '{place}' the alpha {alpha!r}: no scale can be made of it"
+        )
     return alpha / (sqrt(rank) if settings.get(f"{component}.use_rslora") else rank)
 
 

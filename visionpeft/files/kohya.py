@@ -15,7 +15,7 @@ from torch import Tensor
 
 from visionpeft.adapters import algebra
 from visionpeft.adapters.archive import Adapter
-from visionpeft.adapters.spec import Spec, scale_of
+from visionpeft.adapters.spec import scale_of
 from visionpeft.errors import AdapterError, FileFormatError
 from visionpeft.files.assemble import Module, assemble
 from visionpeft.files.checks import Parts, check_fits, narrowed
@@ -29,6 +29,9 @@ SUFFIXES = {
     **{name: name for name in algebra.PARAMETERS if name.startswith(("hada_", "lokr_"))},
 }
 """This package's parameter names -> kohya's and LyCORIS' suffixes."""
+
+STRUCTURE = "visionpeft_unet"
+"""Header entry with the UNet's structure, where it is not the published models' and the names depend on it."""
 
 METHODS = ("lora", "rslora", "dora", "loha", "lokr")
 """What the layout can express."""
@@ -84,7 +87,7 @@ def divisor(named: Parts) -> int | None:
 
 def recognises(names: list[str]) -> bool:
     """Whether a file's tensor names are kohya's."""
-    return any(name.startswith("lora_unet_") or name.startswith("lora_te") for name in names)
+    return any(name.startswith(("lora_unet_", "lora_te")) for name in names)
 
 
 def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Adapter:
@@ -93,7 +96,7 @@ def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Adapter:
     Raises:
         FileFormatError: names or suffixes that the layout does not have, or missing tensors.
     """
-    blocks = Blocks()
+    blocks = Blocks.read(metadata.get(STRUCTURE, ""))
     modules: dict[str, Module] = {}
     settings = _settings(metadata)
     for name, named in _grouped(tensors).items():
@@ -154,7 +157,9 @@ def _alpha(name: str, alpha: Tensor | None, rank: int) -> float:
         return float(rank)
     value = float(alpha.item()) if alpha.numel() == 1 else -1.0
     if not 0 < value <= 65536:
-        raise FileFormatError(f"'{name}' has no usable alpha ({list(alpha.shape)}, {value}): no scale can be made of it")
+        raise FileFormatError(
+            f"'{name}' has no usable alpha ({list(alpha.shape)}, {value}): no scale can be made of it"
+        )
     return value
 
 

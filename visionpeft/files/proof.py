@@ -61,7 +61,9 @@ class ProgramProof:
     def __str__(self) -> str:
         if not self.accepted:
             return f"{self.program}: refuses the file: {'; '.join(self.notes)}"
-        line = f"{self.program}: {self.applied} of {self.expected} modules apply, max |ΔW error| {self.max_abs_error:.1g}"
+        line = (
+            f"{self.program}: {self.applied} of {self.expected} modules apply, max |ΔW error| {self.max_abs_error:.1g}"
+        )
         if self.max_rel_error > self.tolerance:
             line += f", WRONG VALUES (relative error {self.max_rel_error:.1g})"
         if self.ignored_keys:
@@ -102,7 +104,7 @@ def prove_file(
         FileFormatError: the file is no whole safetensors file.
     """
     tensors, metadata = safefile.load(path)
-    expected = {place: change for place, change in _expected(adapter, weights)}
+    expected = dict(_expected(adapter, weights))
     model = _model(expected, family, weights)
     file = File(tensors, metadata)
     types = {safefile.dtype_name(t.dtype) for name, t in tensors.items() if not name.endswith(".alpha")}
@@ -152,12 +154,9 @@ def _program_proof(
     tolerance: float,
     errors: dict[tuple[object, ...], tuple[float, float]],
 ) -> ProgramProof:
-    found = {place: change for place, change in reading.changes.items() if place in expected} if reading.accepted else {}
-    for place, change in found.items():
-        key = _identity(place, change)
-        if key not in errors:  # programs that read the same factors at the same scale make the same ΔW
-            errors[key] = difference(expected[place], change)
-    pairs = [errors[_identity(place, change)] for place, change in found.items()]
+    changes = reading.changes if reading.accepted else {}
+    found = {place: change for place, change in changes.items() if place in expected}
+    pairs = [_known_difference(place, expected[place], change, errors) for place, change in found.items()]
     stray = tuple(f"{place} (changed, but not in the adapter)" for place in reading.changes if place not in expected)
     return ProgramProof(
         program=name,
@@ -172,10 +171,16 @@ def _program_proof(
     )
 
 
-def _identity(place: str, change: Change) -> tuple[object, ...]:
-    if isinstance(change, Product):
-        return place, change.up.data_ptr(), change.down.data_ptr(), change.scale
-    return place, id(change)
+def _known_difference(
+    place: str, expected: Change, found: Change, errors: dict[tuple[object, ...], tuple[float, float]]
+) -> tuple[float, float]:
+    """Programs that read the same factors of the file at the same scale make the same ΔW: measured once."""
+    if isinstance(found, Whole):
+        return difference(expected, found)
+    key = (place, found.up.data_ptr(), found.down.data_ptr(), found.scale)
+    if key not in errors:
+        errors[key] = difference(expected, found)
+    return errors[key]
 
 
 def difference(expected: Change, found: Change) -> tuple[float, float]:
