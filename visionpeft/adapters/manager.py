@@ -1,0 +1,505 @@
+"""The owner of all adapters on a model: what is there, what acts, what trains, and the way back to the model as it was."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visionpeft.adapters.archive import Adapter, AdapterMetadata
+from visionpeft.adapters.fit import captured_spec, check_swap, feedforward_paths, read_parts, scales_differ
+from visionpeft.adapters.layers import AdaptedLayer, Branch
+from visionpeft.adapters.merging import Merged, merge_layer
+from visionpeft.adapters.methods import branch_of, new_branch
+from visionpeft.adapters.resolve import Family, check_component, put_module, refuse_adapted, split_spec
+from visionpeft.adapters.spec import AdapterSpec, RankSpec
+from visionpeft.adapters.tokens import TokenBook
+from visionpeft.adapters.weights import LayerWeights, Weights, check_name, layer_weights, read_weights
+from visionpeft.errors import AdapterError
+
+TOKEN = ".token."
+_NAME = re.compile(r"[\w+-]+")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an adapter is on a model.
+
+    Attributes:
+        modules: component -> number of adapted layers.
+        parameters: how many numbers it holds, trained words among them.
+        bytes: their size in float32.
+    """
+
+    modules: dict[str, int]
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """One adapter's state: its methods by component, its report, its weights, and whether it trains or is merged."""
+
+    methods: dict[str, str]
+    report: Report
+    weight: LayerWeights
+    trainable: bool
+    merged: bool
+
+
+@dataclass
+class _Held:
+    """What the manager keeps of one adapter beside its branches."""
+
+    specs: dict[str, AdapterSpec]
+    metadata: AdapterMetadata
+    weight: LayerWeights = 1.0
+    places: list[str] = field(default_factory=list[str])
+
+
+class AdapterManager:
+    """Adds, attaches, activates, merges and removes adapters. It freezes the model; only adapters ever train.
+
+    Args:
+        components: name -> module, the one for plain targets first.
+        family: their family.
+        tokenizers: text encoder's name -> its tokenizer, for trained words.
+        base: the id of the base.
+        base_hash: the content hash of its weights; empty where unknown.
+
+    Raises:
+        AdapterError: a component is adapted already.
+    """
+
+    def __init__(
+        self,
+        components: Mapping[str, nn.Module],
+        family: Family,
+        tokenizers: Mapping[str, Any] | None = None,
+        base: str = "",
+        base_hash: str = "",
+    ) -> None:
+        self.components = dict(components)
+        self.family = family
+        self.base, self.base_hash = base, base_hash
+        self._paths: dict[str, dict[str, str]] = {}
+        for component, module in self.components.items():
+            refuse_adapted(component, module)
+            self._paths[component] = family.layers(component, module)
+            module.requires_grad_(False)
+        tokenizers = tokenizers or {}
+        self._books = {
+            name: TokenBook(name, module, tokenizers.get(name))
+            for name, module in self.components.items()
+            if name.startswith("text_encoder")
+        }
+        self._held: dict[str, _Held] = {}
+        self._layers: dict[str, AdaptedLayer] = {}
+        self._merged: list[Merged] = []
+        self._merged_names: tuple[str, ...] = ()
+
+    # ------------------------------------------------------------------ what is there
+
+    @property
+    def names(self) -> list[str]:
+        """The adapters, in the order in which they came."""
+        return list(self._held)
+
+    def status(self) -> dict[str, Status]:
+        """The state of every adapter by name."""
+        return {name: self._status(name) for name in self._held}
+
+    def words(self, name: str) -> list[str]:
+        """The trained words of an adapter."""
+        check_name(name, self.names)
+        return sorted({word for book in self._books.values() for word in book.rows(name)})
+
+    def _status(self, name: str) -> Status:
+        held = self._held[name]
+        methods = {component: spec.method for component, spec in held.specs.items()}
+        trains = any(parameter.requires_grad for parameter in self._parameters(name))
+        return Status(methods, self._report(name), held.weight, trains, name in self._merged_names)
+
+    def _report(self, name: str) -> Report:
+        held = self._held[name]
+        counts = {component: 0 for component in held.specs}
+        for place in held.places:
+            counts[place.partition(".")[0]] += 1
+        numbers = sum(parameter.numel() for parameter in self._parameters(name))
+        return Report(counts, numbers, 4 * numbers)
+
+    def _parameters(self, name: str) -> list[nn.Parameter]:
+        return [parameter for group in self._groups(name).values() for parameter in group]
+
+    def _groups(self, name: str) -> dict[str, list[nn.Parameter]]:
+        groups: dict[str, list[nn.Parameter]] = {}
+        for place in self._held[name].places:
+            parts = self._layers[place].branch(name).parts
+            groups.setdefault(place.partition(".")[0], []).extend(parts.values())
+        for component, book in self._books.items():
+            if rows := book.rows(name):
+                groups.setdefault(component, []).extend(rows[word] for word in sorted(rows))
+        return {component: groups[component] for component in self.components if component in groups}
+
+    # ------------------------------------------------------------------ coming and going
+
+    def add(
+        self,
+        name: str,
+        spec: AdapterSpec | Mapping[str, AdapterSpec],
+        *,
+        tokens: Mapping[str, str] | None = None,
+        seed: int = 0,
+    ) -> Report:
+        """Put a new, trainable adapter on the model and activate it at weight 1; the model's output does not change yet.
+
+        Args:
+            name: letters, digits, "_", "+" and "-".
+            spec: one for all its targets, or one by component.
+            tokens: new word -> existing word that it starts from ("<robot>": "toy"), trained in every text encoder.
+            seed: of the first values; the same on every device. The global random state is left alone.
+
+        Raises:
+            TargetError: a target names no layer.
+            AdapterError: a name in use, an unknown component, a layer that the method cannot adapt.
+        """
+        self._check_free(name)
+        specs = split_spec(spec, list(self.components))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            branches = self._fresh(specs)
+        rows = {part: book.first_rows(tokens or {}) for part, book in self._books.items()} if tokens else {}
+        if tokens and not rows:
+            raise AdapterError("Trained words need a text encoder, and this model has none.")
+        metadata = AdapterMetadata(
+            family=self.family.name, base=self.base, base_hash=self.base_hash, trigger_words=tuple(sorted(tokens or {}))
+        )
+        return self._mount(name, _Held(specs, metadata), branches, rows, trainable=True)
+
+    def attach(
+        self, name: str, adapter: Adapter | str | Path, *, trainable: bool = False, other_base: bool = False
+    ) -> Report:
+        """Put a finished adapter on the model, strictly, all of it or nothing, and activate it at weight 1.
+
+        Args:
+            name: what it is called from now on.
+            adapter: the value, or the path of a native file.
+            trainable: let it train on.
+            other_base: take it although it was made on other weights of the same family.
+
+        Raises:
+            AdapterError: of another family or base, or tensors are missing, unexpected or of a wrong shape.
+            FileFormatError: the file cannot be read.
+        """
+        self._check_free(name)
+        value = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
+        self._check_base(value, other_base)
+        for component in value.specs:
+            check_component(component, list(self.components))
+        branches = self._given(value)
+        rows = self._given_rows(value)
+        held = _Held(dict(value.specs), value.metadata)
+        return self._mount(name, held, branches, rows, trainable=trainable)
+
+    def remove(self, *names: str) -> None:
+        """Take adapters off. After the last one the original modules are back and `state_dict()` is bit-equal.
+
+        Raises:
+            AdapterError: an unknown name, or adapters are merged.
+        """
+        self._check_unmerged()
+        for name in names:
+            check_name(name, self.names)
+        for name in dict.fromkeys(names):
+            for place in self._held.pop(name).places:
+                self._layers[place].drop(name)
+                if not self._layers[place].branches:
+                    self._put_back(place)
+            for book in self._books.values():
+                book.drop(name)
+        self._project()
+
+    def capture(self, name: str) -> Adapter:
+        """Return an adapter as a value, its tensors copied to the CPU.
+
+        PiSSA and OLoRA come out as plain LoRA of twice the rank, whose ΔW is theirs exactly.
+
+        Raises:
+            AdapterError: an unknown name.
+        """
+        check_name(name, self.names)
+        held = self._held[name]
+        tensors: dict[str, Tensor] = {}
+        for place in held.places:
+            for parameter, tensor in self._layers[place].branch(name).whole.items():
+                tensors[f"{place}.{parameter}"] = _copied(tensor)
+        heads = {
+            f"{component}{TOKEN}{word}": _copied(row)
+            for component, book in self._books.items()
+            for word, row in book.rows(name).items()
+        }
+        specs = {component: captured_spec(spec) for component, spec in held.specs.items()}
+        return Adapter(specs, tensors, heads, held.metadata)
+
+    def swap(self, name: str, adapter: Adapter | str | Path) -> None:
+        """Put another adapter's values in place of one's own: storage, scales and activation stay as they are.
+
+        So it is safe under torch.compile and recorded steps, and it is how training goes on from a checkpoint.
+
+        Raises:
+            AdapterError: it is not of the same modules, shapes and scales; nothing is changed then.
+        """
+        check_name(name, self.names)
+        value = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
+        held = self._held[name]
+        branches = {place: self._layers[place].branch(name) for place in held.places}
+        rows = {
+            f"{component}{TOKEN}{word}": row
+            for component, book in self._books.items()
+            for word, row in book.rows(name).items()
+        }
+        specs = {component: captured_spec(spec) for component, spec in held.specs.items()}
+        if differing := scales_differ(specs, value, branches):
+            raise AdapterError(f"Adapter '{name}': '{differing}' has another scale in the one to swap in; remove and attach.")
+        copies = check_swap(name, branches, rows, value)
+        with torch.no_grad():
+            for target, source in copies:
+                target.copy_(source)
+
+    def _fresh(self, specs: Mapping[str, AdapterSpec]) -> dict[str, Branch]:
+        branches: dict[str, Branch] = {}
+        for component, spec in specs.items():
+            layers = self._layer_table(component)
+            paths = self.family.resolve(component, layers, spec.targets)  # pyright: ignore[reportArgumentType]
+            _check_patterns(component, spec, paths)
+            inputs = feedforward_paths(spec, lambda targets, at=component, of=layers: self.family.resolve(at, of, targets))
+            for path in paths:
+                branches[f"{component}.{path}"] = new_branch(spec, path, layers[path], feedforward=path in inputs)
+        return branches
+
+    def _given(self, adapter: Adapter) -> dict[str, Branch]:
+        branches: dict[str, Branch] = {}
+        layers = {component: self._layer_table(component) for component in adapter.specs}
+        wanted = {
+            f"{component}.{path}"
+            for component, spec in adapter.specs.items()
+            for path in self.family.resolve(component, layers[component], spec.targets)  # pyright: ignore[reportArgumentType]
+        }
+        parts = read_parts(adapter, wanted, {f"{c}.{p}": layer for c, table in layers.items() for p, layer in table.items()})
+        for component, table in layers.items():  # in the model's order, as `add` has it
+            for path in table:
+                if f"{component}.{path}" in parts:
+                    spec = adapter.specs[component]
+                    branches[f"{component}.{path}"] = branch_of(spec, path, table[path], parts[f"{component}.{path}"])
+        return branches
+
+    def _given_rows(self, adapter: Adapter) -> dict[str, dict[str, Tensor]]:
+        rows: dict[str, dict[str, Tensor]] = {}
+        for name, head in adapter.heads.items():
+            component, token, word = name.partition(TOKEN)
+            if not token or component not in self._books:
+                raise AdapterError(f"The adapter brings the head '{name}', which this model has no place for.")
+            rows.setdefault(component, {})[word] = head
+        for component, words in rows.items():
+            self._books[component].check_rows(words)
+        return rows
+
+    def _mount(
+        self,
+        name: str,
+        held: _Held,
+        branches: Mapping[str, Branch],
+        rows: Mapping[str, Mapping[str, Tensor]],
+        *,
+        trainable: bool,
+    ) -> Report:
+        held.places = list(branches)
+        self._held[name] = held
+        for place, branch in branches.items():
+            self._adapted(place).put(name, branch.requires_grad_(trainable))
+        for component, words in rows.items():
+            self._books[component].put(name, words, trainable)
+        self._project()
+        return self._report(name)
+
+    # ------------------------------------------------------------------ acting
+
+    def activate(self, weights: Weights) -> None:
+        """Let these adapters act, at these weights, and no others; what trains does not change.
+
+        Args:
+            weights: a name, names, or name -> weight; a weight is a number, or a table of dotted prefixes
+                ({"unet": 1.0, "unet.up_blocks": 0.4, "text_encoder": 0.0}) of which the longest wins, "*" for the rest.
+                Trained words act wherever a prompt has them.
+
+        Raises:
+            AdapterError: an unknown adapter or prefix, a layer without a weight, a weight that is not finite.
+        """
+        self._check_unmerged()
+        table = read_weights(weights, self.names)
+        for name, weight in table.items():
+            layer_weights(name, weight, self._held[name].places)
+        for name, held in self._held.items():
+            held.weight = table.get(name, 0.0)
+        self._project()
+
+    @contextmanager
+    def using(self, weights: Weights) -> Generator[None]:
+        """Let these adapters act within the context; `using({})` is the base model, bit-equal."""
+        before = {name: held.weight for name, held in self._held.items()}
+        self.activate(weights)
+        try:
+            yield
+        finally:
+            for name, weight in before.items():
+                if name in self._held:
+                    self._held[name].weight = weight
+            self._project()
+
+    def trainable(self, *names: str) -> dict[str, list[nn.Parameter]]:
+        """The float32 parameters that train, by component, in the model's order; of all adapters where none is named.
+
+        Raises:
+            AdapterError: an unknown name.
+        """
+        for name in names:
+            check_name(name, self.names)
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name in names or self.names:
+            for component, parameters in self._groups(name).items():
+                if training := [parameter for parameter in parameters if parameter.requires_grad]:
+                    groups.setdefault(component, []).extend(training)
+        return {component: groups[component] for component in self.components if component in groups}
+
+    def _project(self) -> None:
+        active: dict[str, list[tuple[str, float]]] = {place: [] for place in self._layers}
+        for name, held in self._held.items():
+            for place, weight in layer_weights(name, held.weight, held.places).items():
+                if weight:
+                    active[place].append((name, weight))
+        for place, layer in self._layers.items():
+            layer.active = tuple(active[place])
+
+    # ------------------------------------------------------------------ merging
+
+    def merge(self, weights: Weights | None = None) -> None:
+        """Write ``W + Σ wᵢ ΔWᵢ`` into the base weights; the module tree and `state_dict()` are the plain model's until
+        `unmerge`. The originals are kept on the CPU. Trained words stay beside the embedding.
+
+        Args:
+            weights: as for `activate`; None means what is active now.
+
+        Raises:
+            AdapterError: merged already, or a quantized layer is among them; nothing is changed then.
+        """
+        self._check_unmerged()
+        if weights is not None:
+            self.activate(weights)
+        prepared = [(place, *merge_layer(place, layer)) for place, layer in self._layers.items() if layer.active]
+        used = {name for layer in self._layers.values() for name, _ in layer.active}
+        self._merged_names = tuple(name for name in self._held if name in used)
+        for place, values, merged in prepared:
+            merged.write(values)
+            self._merged.append(merged)
+            del place
+        for place, layer in self._layers.items():
+            self._set(place, layer.base)
+
+    def unmerge(self) -> None:
+        """Put the original weights back, bit for bit, and the adapters with the weights that they had.
+
+        Raises:
+            AdapterError: nothing is merged.
+        """
+        if not self._is_merged:
+            raise AdapterError("Nothing is merged.")
+        for merged in self._merged:
+            merged.restore()
+        for place, layer in self._layers.items():
+            self._set(place, layer)
+        self._merged, self._merged_names = [], ()
+
+    def base_weights(self, places: Iterable[str]) -> dict[str, Tensor]:
+        """The base weights at "component.path", and biases at "component.path.bias", as `to_lora(base=…)` takes them."""
+        found: dict[str, Tensor] = {}
+        for place in places:
+            layer: Any = self._base_layer(place)
+            found[place] = layer.weight.detach()
+            if layer.bias is not None:
+                found[f"{place}.bias"] = layer.bias.detach()
+        return found
+
+    # ------------------------------------------------------------------ the module tree
+
+    @property
+    def _is_merged(self) -> bool:
+        return any(self._at(place) is layer.base for place, layer in self._layers.items())
+
+    def _adapted(self, place: str) -> AdaptedLayer:
+        if place not in self._layers:
+            self._layers[place] = AdaptedLayer(self._at(place))
+            self._set(place, self._layers[place])
+        return self._layers[place]
+
+    def _put_back(self, place: str) -> None:
+        base = self._layers.pop(place).base
+        self._set(place, base)
+
+    def _actual(self, place: str) -> tuple[nn.Module, str]:
+        component, _, path = place.partition(".")
+        return self.components[component], self._paths[component][path]
+
+    def _at(self, place: str) -> nn.Module:
+        root, path = self._actual(place)
+        return root.get_submodule(path)
+
+    def _set(self, place: str, module: nn.Module) -> None:
+        root, path = self._actual(place)
+        module.train(root.get_submodule(path).training)
+        put_module(root, path, module)
+
+    def _base_layer(self, place: str) -> nn.Module:
+        return self._layers[place].base if place in self._layers else self._at(place)
+
+    def _layer_table(self, component: str) -> dict[str, nn.Module]:
+        return {path: self._base_layer(f"{component}.{path}") for path in self._paths[component]}
+
+    # ------------------------------------------------------------------ checks
+
+    def _check_free(self, name: str) -> None:
+        self._check_unmerged()
+        if not _NAME.fullmatch(name):
+            raise AdapterError(f"Adapter name {name!r}: use letters, digits, '_', '+' and '-' only.")
+        if name in self._held:
+            raise AdapterError(f"An adapter is named '{name}' already; remove it first or choose another name.")
+
+    def _check_unmerged(self) -> None:
+        if self._is_merged:
+            raise AdapterError("Adapters are merged into the weights; call unmerge() first.")
+
+    def _check_base(self, adapter: Adapter, other_base: bool) -> None:
+        about = adapter.metadata
+        if about.family and about.family != self.family.name:
+            raise AdapterError(f"The adapter was made for the family '{about.family}'; this model is '{self.family.name}'.")
+        if about.base_hash and self.base_hash and about.base_hash != self.base_hash and not other_base:
+            raise AdapterError(
+                f"The adapter was made on '{about.base}', this model is '{self.base}' with other weights;"
+                " attach it with other_base=True to use it all the same."
+            )
+
+
+def _check_patterns(component: str, spec: AdapterSpec, paths: list[str]) -> None:
+    if isinstance(spec, RankSpec):
+        for path in (*spec.rank_pattern, *spec.alpha_pattern):
+            if path not in paths:
+                raise AdapterError(f"The spec of '{component}' sets a rank or alpha for '{path}', which is no target of it.")
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)

@@ -1,0 +1,73 @@
+"""The run's folder: who may write to it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from visionpeft.errors import OutputError
+
+LOCK, CHECKPOINTS, LOG = ".lock", "checkpoints", "log.jsonl"
+
+
+def refuse_existing(output: Path) -> None:
+    """Refuse a folder in which a run has begun.
+
+    Raises:
+        OutputError: there are checkpoints or a log.
+    """
+    if (output / LOG).exists() or (output / CHECKPOINTS).exists():
+        raise OutputError(
+            f"{output} already holds a run, which is never overwritten. Go on with it by resume=auto, "
+            "or choose another output."
+        )
+
+
+@contextmanager
+def locked(output: Path) -> Generator[None]:
+    """Hold the folder, made where it is missing, for this process alone.
+
+    The system gives the lock up when its process ends in whatever way, so a killed run never blocks the next one.
+
+    Raises:
+        OutputError: another process holds it, or the folder cannot be made.
+    """
+    path = output / LOCK
+    descriptor = _acquire(output, path)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _acquire(output: Path, path: Path) -> int:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise OutputError(f"cannot write to the output {output}: {error.strerror or error}.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as held:
+        os.close(descriptor)
+        raise _in_use(output, path) from held
+    if not _is_at(descriptor, path):  # its holder removed the file between our opening and locking it
+        os.close(descriptor)
+        return _acquire(output, path)
+    return descriptor
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    return path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino
+
+
+def _in_use(output: Path, path: Path) -> OutputError:
+    holder = path.read_text().strip() if path.exists() else "another process"
+    return OutputError(f"output {output} is in use by process {holder}. Wait for it, or choose another output.")
