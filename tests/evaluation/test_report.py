@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 from tests.evaluation.runs import HOSTILE, make_run, picture
 from visionpeft.errors import DataError, FileFormatError
 from visionpeft.evaluation.report import data_uri, preview_table, render, write_report
-from visionpeft.evaluation.report_data import Outcome, Picture, Preview, ReportData, from_run
+from visionpeft.evaluation.report_data import FileProof, Outcome, Picture, Preview, ProgramRow, ReportData, from_run
 from visionpeft.evaluation.report_figures import spell_bytes, spell_number, spell_seconds
 
 _VOID = {"meta", "img", "br", "link"}
@@ -64,6 +64,8 @@ def test_the_page_shows_what_the_runs_files_say(run):
         "The bound is 0.25: kept",
         "96 of 96",
         "2.1e-07",
+        "applies whole",
+        "another layout expects keys that begin with lora_unet",
         digest,
         "1.4 MB",
         "3 min 35 s",
@@ -79,6 +81,24 @@ def test_the_page_shows_what_the_runs_files_say(run):
         f"{name} by step" for name in ("Loss", "Likeness", "Prompts followed", "Drift", "Variety", "Score")
     ]
     assert "Not shown" not in page.text
+
+
+def test_what_is_written_is_read_back(run):
+    data = from_run(run)
+    (proof,) = data.proofs
+    assert proof.file == "exports/robot.kohya.safetensors"
+    assert [row.verdict for row in proof.programs] == ["applies whole"] * 3 + ["another layout"]
+    assert proof.programs[3].max_abs_error is None
+    assert data.outcome.after["drift"] == pytest.approx(0.21)
+
+
+@pytest.mark.parametrize(("accepted", "verdict"), [(False, "refused"), (True, "applies in part")])
+def test_a_program_that_should_apply_the_file_and_does_not_is_shown(accepted, verdict):
+    row = ProgramRow(program="p", accepted=accepted, applied=3, expected=4, ok=False)
+    proof = FileProof(file="f", programs=[row])
+    page = Page(render(ReportData(outcome=Outcome(name="n"), proofs=(proof,))))
+    assert verdict in page.text
+    assert ("span", {"class": "no"}) in page.tags
 
 
 def test_the_figures_are_those_of_the_files(run, tmp_path):
@@ -111,7 +131,7 @@ def test_a_hostile_prompt_is_inert_wherever_it_appears(tmp_path):
     metrics |= {"machine": {HOSTILE: HOSTILE}, "seconds": {HOSTILE: 1.0}, "base": {"id": HOSTILE}}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     proof = json.loads((folder / "proof.json").read_text())
-    proof["files"][0]["programs"][0] |= {"program": HOSTILE, "note": HOSTILE}
+    proof["files"][0]["programs"][0] |= {"program": HOSTILE, "notes": [HOSTILE]}
     (folder / "proof.json").write_text(json.dumps(proof))
     html = render(from_run(folder))
     page = Page(html)
