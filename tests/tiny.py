@@ -19,7 +19,23 @@ from transformers import (
     ViTForImageClassification,
 )
 
-WORDS = ("a", "photo", "of", "robot", "toy", "red", "blue", "dog", "background", "sks", "on", "at", "the", "left", "small")
+WORDS = (
+    "a",
+    "photo",
+    "of",
+    "robot",
+    "toy",
+    "red",
+    "blue",
+    "dog",
+    "background",
+    "sks",
+    "on",
+    "at",
+    "the",
+    "left",
+    "small",
+)
 
 
 def byte_symbols() -> list[str]:
@@ -65,7 +81,8 @@ def _unet(cross: int, **more: object) -> UNet2DConditionModel:
     settings: dict[str, object] = {
         "sample_size": 16, "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8,
         "cross_attention_dim": cross, "attention_head_dim": 2,
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     }  # fmt: skip
     return UNet2DConditionModel(**(settings | more))
 
@@ -130,7 +147,9 @@ def tiny_vit(seed: int = 0) -> ViTForImageClassification:
         return ViTForImageClassification(config).eval()
 
 
-def _quiet(pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+def _quiet(
+    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline,
+) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     pipeline.set_progress_bar_config(disable=True)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.eval()

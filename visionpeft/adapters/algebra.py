@@ -8,12 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from visionpeft.adapters.spec import DoraSpec, Ia3Spec, LohaSpec, LokrSpec, LoraSpec, OftSpec, RsLoraSpec, Spec, scale_of
+from visionpeft.adapters.spec import (
+    DoraSpec,
+    FlatSpec,
+    Ia3Spec,
+    LohaSpec,
+    LokrSpec,
+    LoraSpec,
+    OftSpec,
+    RsLoraSpec,
+    Spec,
+    scale_of,
+)
 from visionpeft.errors import AdapterError
+
+if TYPE_CHECKING:
+    from visionpeft.adapters.archive import Adapter
 
 PARAMETERS = (
     "lora_A.weight", "lora_B.weight", "lora_magnitude_vector", "oft_R.weight", "ia3_l",
@@ -32,45 +47,60 @@ def split_name(name: str) -> tuple[str, str]:
     for parameter in PARAMETERS:
         if name.endswith("." + parameter):
             return name[: -len(parameter) - 1], parameter
-    raise AdapterError(f"Tensor '{name}' is no parameter of any method; the name ends in none of {', '.join(PARAMETERS)}.")
+    raise AdapterError(
+        f"Tensor '{name}' is no parameter of any method; the name ends in none of {', '.join(PARAMETERS)}."
+    )
 
 
-def modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def modules(adapter: Adapter) -> dict[str, dict[str, Tensor]]:
     """Group an adapter's tensors: "component.path" -> parameter -> tensor, in the order of the names."""
     grouped: dict[str, dict[str, Tensor]] = {}
-    for name in sorted(tensors):
+    for name in sorted(adapter.tensors):
         place, parameter = split_name(name)
-        grouped.setdefault(place, {})[parameter] = tensors[name]
+        grouped.setdefault(place, {})[parameter] = adapter.tensors[name]
     return grouped
 
 
-def delta(
-    spec: Spec, parts: Parts, base: Tensor | None = None, *, path: str = "", shape: tuple[int, ...] | None = None
-) -> Tensor:
+def deltas(adapter: Adapter, base: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Return every ΔW of an adapter by "component.path", in its weight's shape.
+
+    Args:
+        adapter: of any method.
+        base: base weights by "component.path"; DoRA, OFT and (IA)³ need them.
+
+    Raises:
+        AdapterError: the base is needed and not given.
+    """
+    found: dict[str, Tensor] = {}
+    for place, parts in modules(adapter).items():
+        component, _, path = place.partition(".")
+        found[place] = delta(adapter.specs[component], parts, (base or {}).get(place), path=path)
+    return found
+
+
+def delta(spec: Spec, parts: Parts, base: Tensor | None = None, *, path: str = "") -> Tensor:
     """Return ΔW of one module, the scale folded in, in float32 or better.
 
     Args:
         spec: the component's spec.
         parts: the module's parameters by name.
         base: its base weight W; DoRA, OFT and (IA)³ need it.
-        path: canonical module path, for ranks and alphas of single modules.
-        shape: W's shape where the base is not given; LoHa and LoKr over convolutions are [out, in·kh·kw] without.
+        path: canonical module path, for ranks, alphas and kernels of single modules.
 
     Raises:
         AdapterError: the method needs the base weight and it is not given.
     """
     scale = scale_of(spec, path)
-    shape = tuple(base.shape) if base is not None else shape
     if isinstance(spec, LoraSpec | RsLoraSpec):
-        return _lora(parts, scale, shape)
+        return _lora(parts, scale, base)
     if isinstance(spec, LohaSpec | LokrSpec):
         flat = scale * (_hada(parts) if isinstance(spec, LohaSpec) else torch.kron(*_kron_factors(parts)))
-        return flat if shape is None else flat.reshape(shape)
+        return flat.reshape(base.shape if base is not None else flat_shape(spec, path, flat))
     if base is None:
         raise AdapterError(f"The method '{_method(spec)}' changes the base weights themselves: give them with base=….")
     weight = _wide(base)
     if isinstance(spec, DoraSpec):
-        turned = weight + _lora(parts, scale, shape)
+        turned = weight + _lora(parts, scale, base)
         return _rows(parts["lora_magnitude_vector"].flatten() / turned.flatten(1).norm(dim=1), weight) * turned - weight
     if isinstance(spec, OftSpec):
         rotation = rotations(parts["oft_R.weight"], spec.neumann_terms)
@@ -98,9 +128,15 @@ def ia3_factor(vector: Tensor, dimensions: int) -> Tensor:
     return values.reshape(-1, *[1] * (dimensions - 1))
 
 
-def _lora(parts: Parts, scale: float, shape: tuple[int, ...] | None) -> Tensor:
+def flat_shape(spec: FlatSpec, path: str, flat: Tensor) -> tuple[int, ...]:
+    """The weight's shape of a ΔW [out, in·kh·kw]: [out, in] or, where the spec tells a kernel, [out, in, kh, kw]."""
+    kernel = spec.kernels.get(path, ())
+    return (flat.shape[0], flat.shape[1] // prod(kernel), *kernel)
+
+
+def _lora(parts: Parts, scale: float, base: Tensor | None) -> Tensor:
     down, up = _wide(parts["lora_A.weight"]), _wide(parts["lora_B.weight"])
-    shape = shape or (up.shape[0], *down.shape[1:])
+    shape = (up.shape[0], *down.shape[1:]) if base is None else base.shape
     return (scale * (up.flatten(1) @ down.flatten(1))).reshape(shape)
 
 
@@ -181,7 +217,9 @@ def low_rank(spec: Spec, parts: Parts, *, path: str = "") -> tuple[Tensor, Tenso
     if isinstance(spec, LohaSpec | LokrSpec):
         down, up = _kron_low_rank(parts) if isinstance(spec, LokrSpec) else thin(_hada(parts))
         return down, scale * up
-    raise AdapterError(f"The method '{_method(spec)}' is not low-rank: convert it with to_lora(rank=… or energy=…, base=…).")
+    raise AdapterError(
+        f"The method '{_method(spec)}' is not low-rank: convert it with to_lora(rank=… or energy=…, base=…)."
+    )
 
 
 def _kron_low_rank(parts: Parts) -> tuple[Tensor, Tensor]:
@@ -230,7 +268,7 @@ def _kept(values: Tensor, rank: int | None, energy: float | None) -> int:
 
 
 def as_lora(down: Tensor, up: Tensor, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """LoRA parameters of factors for a weight of this shape: A [r, in, kh, kw] and B [out, r, 1, 1] for convolutions."""
+    """LoRA parameters of factors for a weight of this shape; A [r, in, kh, kw], B [out, r, 1, 1] for convolutions."""
     rank, ones = down.shape[0], (1,) * (len(shape) - 2)
     if prod(shape[1:]) * rank != down.numel():
         raise AdapterError(f"Factors of shape {tuple(down.shape)} do not fit a weight of shape {shape}.")

@@ -76,7 +76,9 @@ class Adapter:
         """
         tensors = {name: self.tensors[name] for name in sorted(self.tensors)}
         tensors |= {HEADS + name: self.heads[name] for name in sorted(self.heads)}
-        blob = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, self._header())
+        blob = safetensors.torch.save(
+            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, self._header()
+        )
         return write_atomic(Path(path), blob)
 
     def _header(self) -> dict[str, str]:
@@ -96,7 +98,9 @@ class Adapter:
         file = Path(path)
         tensors, metadata = read_safetensors(file)
         if HEADER not in metadata:
-            raise FileFormatError(f"{file}: not a visionpeft adapter; read other programs' files with visionpeft.read().")
+            raise FileFormatError(
+                f"{file}: not a visionpeft adapter; read other programs' files with visionpeft.read()."
+            )
         specs, about = _read_header(file, metadata[HEADER])
         heads = {name.removeprefix(HEADS): tensor for name, tensor in tensors.items() if name.startswith(HEADS)}
         body = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEADS)}
@@ -162,7 +166,9 @@ def write_atomic(path: Path, blob: bytes) -> Path:
         temporary = None
         _flush_folder(path.parent)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder.") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}); free space or choose another folder."
+        ) from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

@@ -1,19 +1,52 @@
-"""Whether an adapter's tensors fit a model's layers: names, shapes, ranks and scales, checked before anything is touched."""
+"""Whether an adapter fits a model: names, shapes, ranks and scales, checked before anything is touched."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from math import isclose, sqrt
 
 import torch
 from torch import Tensor, nn
 
 from visionpeft.adapters.algebra import delta, modules
-from visionpeft.adapters.archive import Adapter
+from visionpeft.adapters.archive import Adapter, AdapterMetadata
 from visionpeft.adapters.layers import Branch
 from visionpeft.adapters.methods import PRINCIPAL, method_of
-from visionpeft.adapters.spec import AdapterSpec, Ia3Spec, LoraSpec, RankSpec, RsLoraSpec, Targets, rank_of, scale_of
+from visionpeft.adapters.spec import (
+    AdapterSpec,
+    FlatSpec,
+    Ia3Spec,
+    LoraSpec,
+    RankSpec,
+    RsLoraSpec,
+    Targets,
+    rank_of,
+    scale_of,
+)
 from visionpeft.errors import AdapterError, did_you_mean
+
+
+def check_base(about: AdapterMetadata, family: str, base: str, base_hash: str, *, other_base: bool) -> None:
+    """Raise AdapterError where an adapter was made for another family, or on other weights and that is not wanted."""
+    if about.family and about.family != family:
+        raise AdapterError(f"The adapter was made for the family '{about.family}'; this model is '{family}'.")
+    if about.base_hash and base_hash and about.base_hash != base_hash and not other_base:
+        raise AdapterError(
+            f"The adapter was made on '{about.base}', this model is '{base}' with other weights;"
+            " attach it with other_base=True to use it all the same."
+        )
+
+
+def check_patterns(component: str, spec: AdapterSpec, paths: Iterable[str]) -> None:
+    """Raise AdapterError where a spec sets the rank or alpha of a module that it does not target."""
+    known = set(paths)
+    if isinstance(spec, RankSpec):
+        for path in (*spec.rank_pattern, *spec.alpha_pattern):
+            if path not in known:
+                near = did_you_mean(path, known)
+                raise AdapterError(
+                    f"The spec of '{component}' sets a rank or alpha for '{path}', no target of it.{near}"
+                )
 
 
 def captured_spec(spec: AdapterSpec) -> AdapterSpec:
@@ -30,9 +63,28 @@ def captured_spec(spec: AdapterSpec) -> AdapterSpec:
     return spec.model_copy(update=changes)
 
 
-def feedforward_paths(spec: AdapterSpec, resolve: Callable[[Targets], list[str]]) -> set[str]:
-    """The paths whose inputs (IA)³ scales."""
-    return set(resolve(spec.feedforward)) if isinstance(spec, Ia3Spec) and spec.feedforward else set()
+def with_kernels(spec: AdapterSpec, layers: Mapping[str, nn.Module]) -> AdapterSpec:
+    """The spec, with the kernels of the convolutions among the adapted layers where its method keeps them."""
+    if not isinstance(spec, FlatSpec):
+        return spec
+    found = {path: layer_shape(layer)[2:] for path, layer in layers.items() if isinstance(layer, nn.Conv2d)}
+    return spec.model_copy(update={"kernels": found})
+
+
+def feedforward_targets(spec: AdapterSpec) -> Targets:
+    """The targets whose inputs (IA)³ scales; empty for other methods."""
+    return spec.feedforward if isinstance(spec, Ia3Spec) else ()
+
+
+def plain_targets(spec: AdapterSpec) -> Targets:
+    """The targets of one component's spec.
+
+    Raises:
+        AdapterError: they are a table by component.
+    """
+    if isinstance(spec.targets, dict):
+        raise AdapterError(f"A component's own spec has plain targets, not a table for {sorted(spec.targets)}.")
+    return spec.targets
 
 
 def read_parts(
@@ -48,7 +100,7 @@ def read_parts(
     Raises:
         AdapterError: a place or tensor is missing, unexpected, or of a wrong shape.
     """
-    found = modules(adapter.tensors)
+    found = modules(adapter)
     wanted = set(wanted)
     strange = [place for place in found if place not in layers]
     if strange:

@@ -1,8 +1,8 @@
 """An adapted layer: the untouched base layer and, beside it, one branch for each adapter.
 
 ``y = base(x) + Σ wᵢ · δᵢ(x)`` for every method, so any adapters may be active together at any weight. The branches hold
-float32 masters whatever the base's type. Without autocast a branch computes in float32 and the sum is cast to the base's
-output type; under autocast its matrix products follow autocast, while a ΔW that is formed is formed in float32.
+float32 masters whatever the base's type. Without autocast a branch computes in float32 and the sum is cast to the
+base's output type; under autocast its matrix products follow autocast, while a ΔW that is formed is formed in float32.
 Nothing in the forward pass reads a value back from the device or branches on one.
 """
 
@@ -25,7 +25,7 @@ Move = Callable[[Tensor], Tensor]
 
 
 def keeping_float32(fn: Move) -> Move:
-    """Of what `model.to(...)` does to a tensor, do all but change its type: masters stay float32 in a bfloat16 model."""
+    """Do to a tensor what `model.to(...)` does, but keep its type: masters stay float32 in a bfloat16 model."""
 
     def move(tensor: Tensor) -> Tensor:
         probe = fn(tensor.new_empty(0))
@@ -55,7 +55,13 @@ class Branch(nn.Module):
     """
 
     def __init__(
-        self, spec: Spec, path: str, base: nn.Module, live: Live, parts: Mapping[str, Tensor], start: Mapping[str, Tensor]
+        self,
+        spec: Spec,
+        path: str,
+        base: nn.Module,
+        live: Live,
+        parts: Mapping[str, Tensor],
+        start: Mapping[str, Tensor],
     ) -> None:
         super().__init__()
         self.spec, self.path, self.live = spec, path, live

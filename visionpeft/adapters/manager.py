@@ -1,4 +1,4 @@
-"""The owner of all adapters on a model: what is there, what acts, what trains, and the way back to the model as it was."""
+"""The owner of all adapters on a model: what is there, what acts, what trains, and the way back to the plain model."""
 
 from __future__ import annotations
 
@@ -13,17 +13,28 @@ import torch
 from torch import Tensor, nn
 
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
-from visionpeft.adapters.fit import captured_spec, check_swap, feedforward_paths, read_parts, scales_differ
-from visionpeft.adapters.layers import AdaptedLayer, Branch
+from visionpeft.adapters.fit import (
+    captured_spec,
+    check_base,
+    check_patterns,
+    check_swap,
+    feedforward_targets,
+    plain_targets,
+    read_parts,
+    scales_differ,
+    with_kernels,
+)
+from visionpeft.adapters.layers import Branch
 from visionpeft.adapters.merging import Merged, merge_layer
 from visionpeft.adapters.methods import branch_of, new_branch
-from visionpeft.adapters.resolve import Family, check_component, put_module, refuse_adapted, split_spec
-from visionpeft.adapters.spec import AdapterSpec, RankSpec
+from visionpeft.adapters.resolve import Family, check_component, split_spec
+from visionpeft.adapters.spec import AdapterSpec
 from visionpeft.adapters.tokens import TokenBook
+from visionpeft.adapters.tree import ModelTree
 from visionpeft.adapters.weights import LayerWeights, Weights, check_name, layer_weights, read_weights
 from visionpeft.errors import AdapterError
 
-TOKEN = ".token."
+_WORD = ".token."
 _NAME = re.compile(r"[\w+-]+")
 
 
@@ -85,26 +96,21 @@ class AdapterManager:
         base: str = "",
         base_hash: str = "",
     ) -> None:
-        self.components = dict(components)
-        self.family = family
-        self.base, self.base_hash = base, base_hash
-        self._paths: dict[str, dict[str, str]] = {}
-        for component, module in self.components.items():
-            refuse_adapted(component, module)
-            self._paths[component] = family.layers(component, module)
-            module.requires_grad_(False)
-        tokenizers = tokenizers or {}
+        self.family, self.base, self.base_hash = family, base, base_hash
+        self._tree = ModelTree(components, family)
         self._books = {
-            name: TokenBook(name, module, tokenizers.get(name))
+            name: TokenBook(name, module, (tokenizers or {}).get(name))
             for name, module in self.components.items()
             if name.startswith("text_encoder")
         }
         self._held: dict[str, _Held] = {}
-        self._layers: dict[str, AdaptedLayer] = {}
-        self._merged: list[Merged] = []
+        self._merged: list[Merged] | None = None
         self._merged_names: tuple[str, ...] = ()
 
-    # ------------------------------------------------------------------ what is there
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        """The modules that are managed, by name."""
+        return self._tree.components
 
     @property
     def names(self) -> list[str]:
@@ -128,7 +134,7 @@ class AdapterManager:
 
     def _report(self, name: str) -> Report:
         held = self._held[name]
-        counts = {component: 0 for component in held.specs}
+        counts = dict.fromkeys(held.specs, 0)
         for place in held.places:
             counts[place.partition(".")[0]] += 1
         numbers = sum(parameter.numel() for parameter in self._parameters(name))
@@ -140,14 +146,12 @@ class AdapterManager:
     def _groups(self, name: str) -> dict[str, list[nn.Parameter]]:
         groups: dict[str, list[nn.Parameter]] = {}
         for place in self._held[name].places:
-            parts = self._layers[place].branch(name).parts
+            parts = self._branch(place, name).parts
             groups.setdefault(place.partition(".")[0], []).extend(parts.values())
         for component, book in self._books.items():
             if rows := book.rows(name):
                 groups.setdefault(component, []).extend(rows[word] for word in sorted(rows))
         return {component: groups[component] for component in self.components if component in groups}
-
-    # ------------------------------------------------------------------ coming and going
 
     def add(
         self,
@@ -157,7 +161,7 @@ class AdapterManager:
         tokens: Mapping[str, str] | None = None,
         seed: int = 0,
     ) -> Report:
-        """Put a new, trainable adapter on the model and activate it at weight 1; the model's output does not change yet.
+        """Put a new, trainable adapter on the model, active at weight 1; the model's output does not change yet.
 
         Args:
             name: letters, digits, "_", "+" and "-".
@@ -199,7 +203,7 @@ class AdapterManager:
         """
         self._check_free(name)
         value = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
-        self._check_base(value, other_base)
+        check_base(value.metadata, self.family.name, self.base, self.base_hash, other_base=other_base)
         for component in value.specs:
             check_component(component, list(self.components))
         branches = self._given(value)
@@ -218,9 +222,7 @@ class AdapterManager:
             check_name(name, self.names)
         for name in dict.fromkeys(names):
             for place in self._held.pop(name).places:
-                self._layers[place].drop(name)
-                if not self._layers[place].branches:
-                    self._put_back(place)
+                self._tree.drop(place, name)
             for book in self._books.values():
                 book.drop(name)
         self._project()
@@ -237,13 +239,9 @@ class AdapterManager:
         held = self._held[name]
         tensors: dict[str, Tensor] = {}
         for place in held.places:
-            for parameter, tensor in self._layers[place].branch(name).whole.items():
+            for parameter, tensor in self._branch(place, name).whole.items():
                 tensors[f"{place}.{parameter}"] = _copied(tensor)
-        heads = {
-            f"{component}{TOKEN}{word}": _copied(row)
-            for component, book in self._books.items()
-            for word, row in book.rows(name).items()
-        }
+        heads = {key: _copied(row) for key, row in self._rows(name).items()}
         specs = {component: captured_spec(spec) for component, spec in held.specs.items()}
         return Adapter(specs, tensors, heads, held.metadata)
 
@@ -258,16 +256,13 @@ class AdapterManager:
         check_name(name, self.names)
         value = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
         held = self._held[name]
-        branches = {place: self._layers[place].branch(name) for place in held.places}
-        rows = {
-            f"{component}{TOKEN}{word}": row
-            for component, book in self._books.items()
-            for word, row in book.rows(name).items()
-        }
+        branches = {place: self._branch(place, name) for place in held.places}
         specs = {component: captured_spec(spec) for component, spec in held.specs.items()}
         if differing := scales_differ(specs, value, branches):
-            raise AdapterError(f"Adapter '{name}': '{differing}' has another scale in the one to swap in; remove and attach.")
-        copies = check_swap(name, branches, rows, value)
+            raise AdapterError(
+                f"Adapter '{name}': '{differing}' has another scale in the one to swap in; remove and attach."
+            )
+        copies = check_swap(name, branches, self._rows(name), value)
         with torch.no_grad():
             for target, source in copies:
                 target.copy_(source)
@@ -275,40 +270,39 @@ class AdapterManager:
     def _fresh(self, specs: Mapping[str, AdapterSpec]) -> dict[str, Branch]:
         branches: dict[str, Branch] = {}
         for component, spec in specs.items():
-            layers = self._layer_table(component)
-            paths = self.family.resolve(component, layers, spec.targets)  # pyright: ignore[reportArgumentType]
-            _check_patterns(component, spec, paths)
-            inputs = feedforward_paths(spec, lambda targets, at=component, of=layers: self.family.resolve(at, of, targets))
+            layers = self._tree.layers(component)
+            paths = self.family.resolve(component, layers, plain_targets(spec))
+            check_patterns(component, spec, paths)
+            inputs = feedforward_targets(spec)
+            scaled = self.family.resolve(component, layers, inputs) if inputs else []
             for path in paths:
-                branches[f"{component}.{path}"] = new_branch(spec, path, layers[path], feedforward=path in inputs)
+                branches[f"{component}.{path}"] = new_branch(spec, path, layers[path], feedforward=path in scaled)
         return branches
 
     def _given(self, adapter: Adapter) -> dict[str, Branch]:
-        branches: dict[str, Branch] = {}
-        layers = {component: self._layer_table(component) for component in adapter.specs}
-        wanted = {
-            f"{component}.{path}"
-            for component, spec in adapter.specs.items()
-            for path in self.family.resolve(component, layers[component], spec.targets)  # pyright: ignore[reportArgumentType]
-        }
-        parts = read_parts(adapter, wanted, {f"{c}.{p}": layer for c, table in layers.items() for p, layer in table.items()})
-        for component, table in layers.items():  # in the model's order, as `add` has it
-            for path in table:
-                if f"{component}.{path}" in parts:
-                    spec = adapter.specs[component]
-                    branches[f"{component}.{path}"] = branch_of(spec, path, table[path], parts[f"{component}.{path}"])
-        return branches
+        layers: dict[str, nn.Module] = {}
+        wanted: list[str] = []
+        for component, spec in adapter.specs.items():
+            table = self._tree.layers(component)
+            layers |= {f"{component}.{path}": layer for path, layer in table.items()}
+            wanted += [f"{component}.{path}" for path in self.family.resolve(component, table, plain_targets(spec))]
+        parts = read_parts(adapter, wanted, layers)
+        return {place: _given_branch(adapter, place, layers[place], parts[place]) for place in wanted}
 
     def _given_rows(self, adapter: Adapter) -> dict[str, dict[str, Tensor]]:
         rows: dict[str, dict[str, Tensor]] = {}
         for name, head in adapter.heads.items():
-            component, token, word = name.partition(TOKEN)
+            component, token, word = name.partition(_WORD)
             if not token or component not in self._books:
                 raise AdapterError(f"The adapter brings the head '{name}', which this model has no place for.")
             rows.setdefault(component, {})[word] = head
         for component, words in rows.items():
             self._books[component].check_rows(words)
         return rows
+
+    def _rows(self, name: str) -> dict[str, nn.Parameter]:
+        books = self._books.items()
+        return {f"{component}{_WORD}{word}": row for component, book in books for word, row in book.rows(name).items()}
 
     def _mount(
         self,
@@ -320,15 +314,16 @@ class AdapterManager:
         trainable: bool,
     ) -> Report:
         held.places = list(branches)
+        for component, spec in held.specs.items():
+            adapted = {b.path: b.base for place, b in branches.items() if place.partition(".")[0] == component}
+            held.specs[component] = with_kernels(spec, adapted)
         self._held[name] = held
         for place, branch in branches.items():
-            self._adapted(place).put(name, branch.requires_grad_(trainable))
+            self._tree.put(place, name, branch.requires_grad_(trainable))
         for component, words in rows.items():
             self._books[component].put(name, words, trainable)
         self._project()
         return self._report(name)
-
-    # ------------------------------------------------------------------ acting
 
     def activate(self, weights: Weights) -> None:
         """Let these adapters act, at these weights, and no others; what trains does not change.
@@ -377,20 +372,23 @@ class AdapterManager:
                     groups.setdefault(component, []).extend(training)
         return {component: groups[component] for component in self.components if component in groups}
 
+    def _branch(self, place: str, name: str) -> Branch:
+        return self._tree.adapted[place].branch(name)
+
     def _project(self) -> None:
-        active: dict[str, list[tuple[str, float]]] = {place: [] for place in self._layers}
+        active: dict[str, list[tuple[str, float]]] = {place: [] for place in self._tree.adapted}
         for name, held in self._held.items():
             for place, weight in layer_weights(name, held.weight, held.places).items():
                 if weight:
                     active[place].append((name, weight))
-        for place, layer in self._layers.items():
+        for place, layer in self._tree.adapted.items():
             layer.active = tuple(active[place])
 
-    # ------------------------------------------------------------------ merging
-
     def merge(self, weights: Weights | None = None) -> None:
-        """Write ``W + Σ wᵢ ΔWᵢ`` into the base weights; the module tree and `state_dict()` are the plain model's until
-        `unmerge`. The originals are kept on the CPU. Trained words stay beside the embedding.
+        """Write ``W + Σ wᵢ ΔWᵢ`` into the base weights.
+
+        The module tree and `state_dict()` are the plain model's until `unmerge`; the originals are kept on the CPU.
+        Trained words stay beside the embedding.
 
         Args:
             weights: as for `activate`; None means what is active now.
@@ -401,15 +399,14 @@ class AdapterManager:
         self._check_unmerged()
         if weights is not None:
             self.activate(weights)
-        prepared = [(place, *merge_layer(place, layer)) for place, layer in self._layers.items() if layer.active]
-        used = {name for layer in self._layers.values() for name, _ in layer.active}
-        self._merged_names = tuple(name for name in self._held if name in used)
-        for place, values, merged in prepared:
+        layers = {place: layer for place, layer in self._tree.adapted.items() if layer.active}
+        prepared = [merge_layer(place, layer) for place, layer in layers.items()]
+        used = {name for layer in layers.values() for name, _ in layer.active}
+        for values, merged in prepared:
             merged.write(values)
-            self._merged.append(merged)
-            del place
-        for place, layer in self._layers.items():
-            self._set(place, layer.base)
+        self._merged = [merged for _, merged in prepared]
+        self._merged_names = tuple(name for name in self._held if name in used)
+        self._tree.hide()
 
     def unmerge(self) -> None:
         """Put the original weights back, bit for bit, and the adapters with the weights that they had.
@@ -417,60 +414,22 @@ class AdapterManager:
         Raises:
             AdapterError: nothing is merged.
         """
-        if not self._is_merged:
+        if self._merged is None:
             raise AdapterError("Nothing is merged.")
         for merged in self._merged:
             merged.restore()
-        for place, layer in self._layers.items():
-            self._set(place, layer)
-        self._merged, self._merged_names = [], ()
+        self._tree.show()
+        self._merged, self._merged_names = None, ()
 
     def base_weights(self, places: Iterable[str]) -> dict[str, Tensor]:
-        """The base weights at "component.path", and biases at "component.path.bias", as `to_lora(base=…)` takes them."""
+        """Base weights at "component.path" and biases at "component.path.bias", as `to_lora(base=…)` takes them."""
         found: dict[str, Tensor] = {}
         for place in places:
-            layer: Any = self._base_layer(place)
+            layer: Any = self._tree.base(place)
             found[place] = layer.weight.detach()
             if layer.bias is not None:
                 found[f"{place}.bias"] = layer.bias.detach()
         return found
-
-    # ------------------------------------------------------------------ the module tree
-
-    @property
-    def _is_merged(self) -> bool:
-        return any(self._at(place) is layer.base for place, layer in self._layers.items())
-
-    def _adapted(self, place: str) -> AdaptedLayer:
-        if place not in self._layers:
-            self._layers[place] = AdaptedLayer(self._at(place))
-            self._set(place, self._layers[place])
-        return self._layers[place]
-
-    def _put_back(self, place: str) -> None:
-        base = self._layers.pop(place).base
-        self._set(place, base)
-
-    def _actual(self, place: str) -> tuple[nn.Module, str]:
-        component, _, path = place.partition(".")
-        return self.components[component], self._paths[component][path]
-
-    def _at(self, place: str) -> nn.Module:
-        root, path = self._actual(place)
-        return root.get_submodule(path)
-
-    def _set(self, place: str, module: nn.Module) -> None:
-        root, path = self._actual(place)
-        module.train(root.get_submodule(path).training)
-        put_module(root, path, module)
-
-    def _base_layer(self, place: str) -> nn.Module:
-        return self._layers[place].base if place in self._layers else self._at(place)
-
-    def _layer_table(self, component: str) -> dict[str, nn.Module]:
-        return {path: self._base_layer(f"{component}.{path}") for path in self._paths[component]}
-
-    # ------------------------------------------------------------------ checks
 
     def _check_free(self, name: str) -> None:
         self._check_unmerged()
@@ -480,25 +439,13 @@ class AdapterManager:
             raise AdapterError(f"An adapter is named '{name}' already; remove it first or choose another name.")
 
     def _check_unmerged(self) -> None:
-        if self._is_merged:
+        if self._merged is not None:
             raise AdapterError("Adapters are merged into the weights; call unmerge() first.")
 
-    def _check_base(self, adapter: Adapter, other_base: bool) -> None:
-        about = adapter.metadata
-        if about.family and about.family != self.family.name:
-            raise AdapterError(f"The adapter was made for the family '{about.family}'; this model is '{self.family.name}'.")
-        if about.base_hash and self.base_hash and about.base_hash != self.base_hash and not other_base:
-            raise AdapterError(
-                f"The adapter was made on '{about.base}', this model is '{self.base}' with other weights;"
-                " attach it with other_base=True to use it all the same."
-            )
 
-
-def _check_patterns(component: str, spec: AdapterSpec, paths: list[str]) -> None:
-    if isinstance(spec, RankSpec):
-        for path in (*spec.rank_pattern, *spec.alpha_pattern):
-            if path not in paths:
-                raise AdapterError(f"The spec of '{component}' sets a rank or alpha for '{path}', which is no target of it.")
+def _given_branch(adapter: Adapter, place: str, layer: nn.Module, parts: dict[str, Tensor]) -> Branch:
+    component, _, path = place.partition(".")
+    return branch_of(adapter.specs[component], path, layer, parts)
 
 
 def _copied(tensor: Tensor) -> Tensor:

@@ -40,15 +40,16 @@ def merge_layer(place: str, adapted: AdaptedLayer) -> tuple[dict[str, Tensor], M
     """
     base: Any = adapted.base
     if is_quantized(base):
-        raise AdapterError(f"'{place}' is quantized and cannot take a merge: load the base in 16 or 32 bit and merge there.")
+        raise AdapterError(f"'{place}' is quantized and takes no merge: load the base in 16 or 32 bit and merge there.")
+    bias: Tensor | None = base.bias
     total: dict[str, Tensor] = {"weight": base.weight.detach().float()}
     with torch.no_grad():
         for name, weight in adapted.active:
             branch = adapted.branch(name)
             total["weight"] = total["weight"] + weight * delta(branch.spec, branch.whole, base.weight, path=branch.path)
-            shift = None if base.bias is None else bias_delta(branch.spec, branch.parts, base.bias)
-            if shift is not None:
-                total["bias"] = total.get("bias", base.bias.detach().float()) + weight * shift
+            shift = None if bias is None else bias_delta(branch.spec, branch.parts, bias)
+            if bias is not None and shift is not None:
+                total["bias"] = total.get("bias", bias.detach().float()) + weight * shift
     values = {name: value.to(base.weight.dtype) for name, value in total.items()}
     originals = {name: base.get_parameter(name).detach().to("cpu", copy=True) for name in values}
     return values, Merged(base, originals)

@@ -161,7 +161,9 @@ def branch_of(spec: Spec, path: str, layer: nn.Module, parts: dict[str, Tensor])
 
 def _check(method: Method, path: str, layer: nn.Module) -> None:
     if isinstance(layer, nn.Conv2d) and (layer.groups != 1 or layer.padding_mode != "zeros"):
-        raise AdapterError(f"'{path}': grouped convolutions and paddings other than zeros cannot be adapted; leave it out.")
+        raise AdapterError(
+            f"'{path}': grouped convolutions and paddings other than zeros cannot be adapted; leave it out."
+        )
     if method.needs_base and is_quantized(layer):
         raise AdapterError(f"'{path}': the method '{method.name}' needs the weights, but they are quantized; use lora.")
 
@@ -221,7 +223,9 @@ PRINCIPAL: dict[str, Callable[[Tensor, int, float], tuple[Tensor, Tensor]]] = {"
 def _principal(spec: LoraSpec | RsLoraSpec, path: str, layer: nn.Module) -> dict[str, Tensor]:
     """A [r, in…] and B [out, r…] whose product is the weight's principal (or first orthonormal) part."""
     if is_quantized(layer):
-        raise AdapterError(f"'{path}': init '{spec.init}' needs the weights, but they are quantized; use init 'default'.")
+        raise AdapterError(
+            f"'{path}': init '{spec.init}' needs the weights, but they are quantized; use init 'default'."
+        )
     weight, rank, scale = weight_of(layer).detach(), rank_of(spec, path), scale_of(spec, path)
     if rank > min(weight.flatten(1).shape):
         most = min(weight.flatten(1).shape)

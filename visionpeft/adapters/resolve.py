@@ -1,4 +1,4 @@
-"""What the manager must know of a model family, and where a model's layers are."""
+"""What the manager must know of a model family, and which component a spec is for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Protocol
 
 from torch import nn
 
-from visionpeft.adapters.layers import AdaptedLayer
 from visionpeft.adapters.spec import AdapterSpec, Targets
 from visionpeft.errors import AdapterError, did_you_mean
 
@@ -59,16 +58,3 @@ def check_component(component: str, components: Sequence[str]) -> None:
     if component not in components:
         near = did_you_mean(component, components)
         raise AdapterError(f"Component '{component}': this model has {', '.join(components)}.{near}")
-
-
-def put_module(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Set the module at a dotted path; its place among its parent's children stays."""
-    parent, _, name = path.rpartition(".")
-    setattr(root.get_submodule(parent), name, module)
-
-
-def refuse_adapted(component: str, module: nn.Module) -> None:
-    """Raise AdapterError where another manager, or peft itself, has adapted the module already."""
-    for path, child in module.named_modules():
-        if isinstance(child, AdaptedLayer) or hasattr(child, "base_layer"):
-            raise AdapterError(f"'{component}.{path}' is adapted already; use its manager, or remove what is there first.")

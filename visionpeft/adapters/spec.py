@@ -12,7 +12,7 @@ from visionpeft.errors import AdapterError, did_you_mean
 
 Targets = str | tuple[str, ...]
 Init = Literal["default", "gaussian", "pissa", "olora"]
-Rank = Annotated[int, Field(ge=1, le=4096)]
+Rank = Annotated[int, Field(ge=1, le=65536)]
 Alpha = Annotated[float, Field(gt=0, le=65536, allow_inf_nan=False)]
 
 
@@ -61,8 +61,8 @@ class LoraSpec(RankSpec):
 
     Attributes:
         init: "default" and "gaussian" begin at ΔW = 0 with B = 0; "pissa" (arXiv:2404.02948) and "olora"
-            (arXiv:2406.01775) begin at the principal or the orthonormal factors of W and subtract them again, so ΔW is 0
-            at first too and the base stays as it is. They are captured and saved as plain LoRA of twice the rank.
+            (arXiv:2406.01775) begin at the principal or the orthonormal factors of W and subtract them again, so ΔW is
+            0 at first too and the base stays as it is. They are captured and saved as plain LoRA of twice the rank.
     """
 
     method: Literal["lora"] = "lora"
@@ -82,13 +82,23 @@ class DoraSpec(RankSpec):
     method: Literal["dora"] = "dora"
 
 
-class LohaSpec(RankSpec):
+class FlatSpec(RankSpec):
+    """A method whose tensors see a convolution as [out, in·kh·kw].
+
+    Attributes:
+        kernels: (kh, kw) of the convolutions among the targets, by canonical path; filled in when it meets its model.
+    """
+
+    kernels: dict[str, tuple[int, int]] = Field(default_factory=dict)
+
+
+class LohaSpec(FlatSpec):
     """LoHa, ``ΔW = scale · (w1a w1b) ∘ (w2a w2b)`` (FedPara, Hyeon-Woo et al. 2021, arXiv:2108.06098)."""
 
     method: Literal["loha"] = "loha"
 
 
-class LokrSpec(RankSpec):
+class LokrSpec(FlatSpec):
     """LoKr, ``ΔW = scale · w1 ⊗ w2`` with w2 (or both) factorised (LyCORIS, Yeh et al. 2023, arXiv:2309.14859).
 
     Attributes:

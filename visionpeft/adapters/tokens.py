@@ -85,7 +85,9 @@ class TokenBook:
             self._check(word)
             ids = tokenizer(start, add_special_tokens=False).input_ids
             if not ids:
-                raise AdapterError(f"Token '{word}': it cannot start from {start!r}, which has no tokens; name a known word.")
+                raise AdapterError(
+                    f"Token '{word}': it cannot start from {start!r}, which has no tokens; name a known word."
+                )
             rows[word] = self._embedding_weight()[torch.tensor(ids)].detach().float().clone()
         return rows
 
@@ -160,7 +162,7 @@ class TokenBook:
         if taken:
             raise AdapterError(f"Token '{word}' belongs to the adapter '{taken[0]}'; choose another word.")
         if not _WORD.fullmatch(word):
-            raise AdapterError(f"Token {word!r}: a trained word has no spaces; '<{word.split()[0] if word.split() else 'x'}>' would do.")
+            raise AdapterError(f"Token {word!r}: a trained word is one word without spaces; '<robot>' would do.")
         if len(tokenizer(word, add_special_tokens=False).input_ids) == 1 and word in tokenizer.get_vocab():
             raise AdapterError(f"Token '{word}' is a word of the model already; '<{word}>' would do.")
 
@@ -184,7 +186,7 @@ class TokenBook:
 
 
 def pieces_of(word: str, count: int) -> list[str]:
-    """The tokens that spell a trained word of so many rows: word, word_1, word_2 …"""
+    """The tokens that spell a trained word of so many rows: word, word_1, word_2 and so on."""
     return [word, *(f"{word}_{place}" for place in range(1, count))]
 
 
@@ -197,7 +199,7 @@ def spell(prompt: str, tokenizer: Any) -> str:
             count += 1
         if count > 1:
             whole = rf"(?<!\w){re.escape(word)}(?!\w)"
-            prompt = re.sub(whole, lambda _, all_of=" ".join(pieces_of(word, count)): all_of, prompt)
+            prompt = re.sub(whole, " ".join(pieces_of(word, count)).replace("\\", r"\\"), prompt)
     return prompt
 
 

@@ -20,7 +20,7 @@ def read_weights(weights: Weights, names: Sequence[str]) -> dict[str, LayerWeigh
     """
     if isinstance(weights, str):
         weights = [weights]
-    table = dict(weights) if isinstance(weights, Mapping) else dict.fromkeys(weights, 1.0)
+    table: dict[str, LayerWeights] = dict(weights) if isinstance(weights, Mapping) else dict.fromkeys(weights, 1.0)
     for name in table:
         check_name(name, names)
     return table
@@ -57,7 +57,9 @@ def _check(name: str, prefix: str, value: float, places: list[str]) -> None:
     if prefix != REST and not any(_covers(prefix, place) for place in places):
         prefixes = {".".join(place.split(".")[:end]) for place in places for end in range(1, place.count(".") + 2)}
         parts = ", ".join(sorted({place.partition(".")[0] for place in places}))
-        raise AdapterError(f"Adapter '{name}' has nothing at '{prefix}'; it is in {parts}.{did_you_mean(prefix, prefixes)}")
+        raise AdapterError(
+            f"Adapter '{name}' has nothing at '{prefix}'; it is in {parts}.{did_you_mean(prefix, prefixes)}"
+        )
 
 
 def _weight_at(name: str, place: str, table: Mapping[str, float]) -> float:

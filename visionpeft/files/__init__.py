@@ -15,14 +15,14 @@ from visionpeft.errors import FileFormatError, OutputError, did_you_mean
 from visionpeft.files.bases import family_of, weights_of
 from visionpeft.files.embeddings import write_words
 from visionpeft.files.formats import FORMATS, Format, Job
-from visionpeft.files.proof import Proof, ProgramProof, prove_file
+from visionpeft.files.proof import ProgramProof, Proof, prove_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from visionpeft.models.base import Base
 
-__all__ = ["FORMATS", "Proof", "ProgramProof", "export", "inspect", "prove", "read"]
+__all__ = ["FORMATS", "ProgramProof", "Proof", "export", "inspect", "prove", "read"]
 
 
 def export(
@@ -119,7 +119,9 @@ def inspect(path: str | Path) -> dict[str, Any]:
 
 def _component(adapter: Adapter, component: str) -> dict[str, Any]:
     spec = adapter.specs[component]
-    places = [place.partition(".")[2] for place in algebra.modules(adapter.tensors) if place.startswith(f"{component}.")]
+    places = [
+        place.partition(".")[2] for place in algebra.modules(adapter) if place.startswith(f"{component}.")
+    ]
     ranks = Counter(rank_of(spec, path) for path in places) if isinstance(spec, RankSpec) else Counter[int]()
     return {"method": spec.method, "modules": len(places), "ranks": {str(rank): n for rank, n in sorted(ranks.items())}}
 

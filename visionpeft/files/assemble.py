@@ -1,4 +1,4 @@
-"""From the modules of a foreign file to an Adapter: one spec a component, ranks and alphas of single modules as patterns."""
+"""From the modules of a foreign file to an Adapter: one spec a component, patterns where ranks or alphas differ."""
 
 from __future__ import annotations
 

@@ -87,7 +87,9 @@ def narrowed(place: str, tensor: Tensor, dtype: str) -> Tensor:
     if dtype not in DTYPES:
         raise FileFormatError(f"dtype '{dtype}' is none of {', '.join(DTYPES)}")
     if not bool(torch.isfinite(tensor).all()):
-        raise FileFormatError(f"{place} holds values that are not numbers: the training went wrong; use an older checkpoint")
+        raise FileFormatError(
+            f"{place} holds values that are not numbers: the training went wrong; use an older checkpoint"
+        )
     narrow = tensor.detach().to("cpu", DTYPES[dtype]).contiguous()
     if not bool(torch.isfinite(narrow).all()):
         raise FileFormatError(f"{place} holds values too large for {dtype}: export with dtype='bfloat16' or 'float32'")

@@ -1,7 +1,7 @@
 """The layout that diffusers' ``load_lora_weights`` reads: dotted peft names, and the scale in a JSON header entry.
 
-``unet.mid_block.attentions.0.proj_in.lora_A.weight``; rank, alpha and their patterns stand in ``lora_adapter_metadata``,
-which only diffusers reads: every other program applies such files at scale 1, or not at all.
+``unet.mid_block.attentions.0.proj_in.lora_A.weight``; rank, alpha and their patterns stand in the header's
+``lora_adapter_metadata``, which only diffusers reads: other programs apply such files at scale 1, or not at all.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ def write(adapter: Adapter, *, dtype: str, weights: Mapping[str, Tensor] | None)
         AdapterError: a method that diffusers cannot load, or factors that do not fit.
     """
     tensors: dict[str, Tensor] = {}
-    for place, parts in algebra.modules(adapter.tensors).items():
+    for place, parts in algebra.modules(adapter).items():
         component = place.partition(".")[0]
         _check_expressible(component, adapter.specs[component])
         check_fits(place, parts, weights)
         for name, tensor in parts.items():
-            tensors[f"{place}.{name}"] = narrowed(place, tensor, dtype)
+            exact = name == "lora_magnitude_vector"  # rounding W's length would drown a small ΔW
+            tensors[f"{place}.{name}"] = narrowed(place, tensor, "float32" if exact else dtype)
     return tensors
 
 
@@ -62,7 +63,7 @@ def _check_expressible(component: str, spec: AdapterSpec) -> None:
 def header(adapter: Adapter) -> dict[str, str]:
     """Return the header entries that give diffusers rank, alpha and their patterns, component by component."""
     settings: dict[str, Any] = {}
-    places = algebra.modules(adapter.tensors)
+    places = algebra.modules(adapter)
     for component, spec in adapter.specs.items():
         paths = [place.partition(".")[2] for place in places if place.startswith(component + ".")]
         for name, value in _config(component, spec, paths).items():
@@ -162,7 +163,9 @@ def _scale(place: str, rank: int, settings: Mapping[str, Any]) -> float:
     name = _ending(component, path)
     alpha = _matching(settings.get(f"{component}.alpha_pattern"), name, settings.get(f"{component}.lora_alpha", rank))
     if not isinstance(alpha, int | float) or not 0 < alpha <= 65536:
-        raise FileFormatError(f"the header entry {HEADER} gives '{place}' the alpha {alpha!r}: no scale can be made of it")
+        raise FileFormatError(
+            f"the header entry {HEADER} gives '{place}' the alpha {alpha!r}: no scale can be made of it"
+        )
     return alpha / (sqrt(rank) if settings.get(f"{component}.use_rslora") else rank)
 
 

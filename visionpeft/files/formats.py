@@ -11,6 +11,7 @@ from torch import Tensor
 from visionpeft.adapters.archive import HEADER, Adapter
 from visionpeft.files import diffusers_layout, kohya
 from visionpeft.files.metadata import hashes, kohya_metadata, modelspec
+from visionpeft.files.names import Blocks
 
 Tensors = Mapping[str, Tensor]
 Header = Mapping[str, str]
@@ -62,6 +63,8 @@ def _write_kohya(job: Job) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors = kohya.write(job.adapter, job.family, dtype=job.dtype, weights=job.weights)
     prediction = job.given.get("prediction_type") or job.adapter.metadata.extra.get("prediction_type", "")
     header = _foreign(job.adapter) | kohya_metadata(job.adapter, job.family, prediction)
+    blocks = Blocks.of(job.weights or ())
+    header |= {kohya.STRUCTURE: str(blocks)} if job.family == "sdxl" and blocks.layers != Blocks().layers else {}
     header |= {"ss_sd_model_name": job.adapter.metadata.base} if job.adapter.metadata.base else {}
     header |= modelspec(job.adapter, job.family, job.title, job.given)
     return tensors, header | hashes(tensors, header)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from visionpeft.adapters import algebra
 from visionpeft.adapters.archive import Adapter
-from visionpeft.adapters.spec import Spec, scale_of
+from visionpeft.adapters.spec import scale_of
 from visionpeft.errors import AdapterError, FileFormatError
 from visionpeft.files.assemble import Module, assemble
 from visionpeft.files.checks import Parts, check_fits, narrowed
@@ -29,6 +29,9 @@ SUFFIXES = {
     **{name: name for name in algebra.PARAMETERS if name.startswith(("hada_", "lokr_"))},
 }
 """This package's parameter names -> kohya's and LyCORIS' suffixes."""
+
+STRUCTURE = "visionpeft_unet"
+"""Header entry with the UNet's structure, where it is not the published models' and the names depend on it."""
 
 METHODS = ("lora", "rslora", "dora", "loha", "lokr")
 """What the layout can express."""
@@ -47,7 +50,7 @@ def write(adapter: Adapter, family: str, *, dtype: str, weights: Mapping[str, Te
     """
     blocks = Blocks.of(weights or ())
     tensors: dict[str, Tensor] = {}
-    for place, parts in algebra.modules(adapter.tensors).items():
+    for place, parts in algebra.modules(adapter).items():
         component, _, path = place.partition(".")
         spec = adapter.specs[component]
         if spec.method not in METHODS:
@@ -58,8 +61,8 @@ def write(adapter: Adapter, family: str, *, dtype: str, weights: Mapping[str, Te
         check_fits(place, parts, weights)
         name = kohya_name(place, family, blocks)
         for suffix, tensor in _module(parts, scale_of(spec, path)).items():
-            exact = suffix == "alpha"  # a rounded alpha would change the scale of the whole module
-            tensors[f"{name}.{suffix}"] = tensor.float() if exact else narrowed(place, tensor, dtype)
+            exact = suffix in ("alpha", "dora_scale")  # rounding these would change a whole module or row
+            tensors[f"{name}.{suffix}"] = narrowed(place, tensor, "float32" if exact else dtype)
     return tensors
 
 
@@ -84,7 +87,7 @@ def divisor(named: Parts) -> int | None:
 
 def recognises(names: list[str]) -> bool:
     """Whether a file's tensor names are kohya's."""
-    return any(name.startswith("lora_unet_") or name.startswith("lora_te") for name in names)
+    return any(name.startswith(("lora_unet_", "lora_te")) for name in names)
 
 
 def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Adapter:
@@ -93,7 +96,7 @@ def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Adapter:
     Raises:
         FileFormatError: names or suffixes that the layout does not have, or missing tensors.
     """
-    blocks = Blocks()
+    blocks = Blocks.read(metadata.get(STRUCTURE, ""))
     modules: dict[str, Module] = {}
     settings = _settings(metadata)
     for name, named in _grouped(tensors).items():
@@ -154,7 +157,9 @@ def _alpha(name: str, alpha: Tensor | None, rank: int) -> float:
         return float(rank)
     value = float(alpha.item()) if alpha.numel() == 1 else -1.0
     if not 0 < value <= 65536:
-        raise FileFormatError(f"'{name}' has no usable alpha ({list(alpha.shape)}, {value}): no scale can be made of it")
+        raise FileFormatError(
+            f"'{name}' has no usable alpha ({list(alpha.shape)}, {value}): no scale can be made of it"
+        )
     return value
 
 

@@ -105,7 +105,9 @@ def facts_of(family: str, prediction: str) -> FamilyFacts:
     short = {"v_prediction": "v", "v": "v", "epsilon": "epsilon"}.get(prediction, "v" if family == "sd2" else "epsilon")
     if (family, short) not in FACTS:
         families = sorted({name for name, _ in FACTS})
-        raise FileFormatError(f"family '{family or 'unknown'}' is none of {', '.join(families)}: give the base with base=…")
+        raise FileFormatError(
+            f"family '{family or 'unknown'}' is none of {', '.join(families)}: give the base with base=…"
+        )
     return FACTS[family, short]
 
 

@@ -20,12 +20,13 @@ PREFIXES = {
 """Family -> component -> what kohya's names of its modules begin with."""
 
 WORDS = (
-    "down_blocks", "mid_block", "up_blocks", "attentions", "resnets", "downsamplers", "upsamplers", "transformer_blocks",
-    "attn1", "attn2", "to_q", "to_k", "to_v", "to_out", "proj_in", "proj_out", "ff", "net", "proj",
-    "conv", "conv1", "conv2", "conv_in", "conv_out", "conv_shortcut", "time_emb_proj", "time_embedding", "add_embedding",
-    "linear_1", "linear_2", "norm", "norm1", "norm2", "norm3", "conv_norm_out",
+    "down_blocks", "mid_block", "up_blocks", "attentions", "resnets", "downsamplers", "upsamplers",
+    "transformer_blocks", "attn1", "attn2", "to_q", "to_k", "to_v", "to_out", "proj_in", "proj_out", "ff", "net",
+    "proj", "conv", "conv1", "conv2", "conv_in", "conv_out", "conv_shortcut", "conv_norm_out",
+    "norm", "norm1", "norm2", "norm3", "time_emb_proj", "time_embedding", "add_embedding", "linear_1", "linear_2",
     "text_model", "encoder", "layers", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "mlp", "fc1", "fc2",
-    "layer_norm1", "layer_norm2", "final_layer_norm", "embeddings", "token_embedding", "position_embedding", "text_projection",
+    "layer_norm1", "layer_norm2", "final_layer_norm", "embeddings", "token_embedding", "position_embedding",
+    "text_projection",
 )  # fmt: skip
 """Every part of a canonical path that is no number: enough to put the dots back into a flat name."""
 
@@ -62,12 +63,25 @@ class Blocks:
 
     @staticmethod
     def of(places: Iterable[str]) -> Blocks:
-        """Read them off the "unet.…" module paths of a whole model."""
+        """Read them off the "unet.…" module paths of a whole model; parts of one tell too little."""
         text = "\n".join(places)
+        if "unet.conv_in" not in text:
+            return Blocks()
         layers = [int(n) for n in re.findall(r"unet\.down_blocks\.\d+\.resnets\.(\d+)\.", text)]
         ups = {int(n) for n in re.findall(r"unet\.up_blocks\.(\d+)\.", text)}
         attending = {int(n) for n in re.findall(r"unet\.up_blocks\.(\d+)\.attentions\.", text)}
-        return Blocks(1 + max(layers, default=1), frozenset(ups - attending if layers else ()))
+        return Blocks(1 + max(layers, default=1), frozenset(ups - attending))
+
+    @staticmethod
+    def read(text: str) -> Blocks:
+        """Parse what ``str`` gives: "1:1,2" is one layer a block and plain up blocks 1 and 2; "" the published UNets."""
+        found = re.fullmatch(r"([1-9]):((?:\d(?:,\d)*)?)", text)
+        if found is None:
+            return Blocks()
+        return Blocks(int(found[1]), frozenset(int(n) for n in found[2].split(",") if n))
+
+    def __str__(self) -> str:
+        return f"{self.layers}:{','.join(map(str, sorted(self.plain)))}"
 
 
 def kohya_name(place: str, family: str, blocks: Blocks) -> str:
@@ -176,7 +190,7 @@ def _with_inner(front: str, inner: str) -> str | None:
 
 
 def dotted(flat: str) -> str | None:
-    """Put the dots back: "mid_block_attentions_0_proj_in" -> "mid_block.attentions.0.proj_in"; None for unknown words."""
+    """Put the dots back: "mid_block_resnets_0_conv1" -> "mid_block.resnets.0.conv1"; None for unknown words."""
     parts: list[str] = []
     position = 0
     while position < len(flat):

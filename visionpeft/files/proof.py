@@ -15,7 +15,6 @@ from visionpeft.adapters import algebra
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import LoraSpec, RsLoraSpec
 from visionpeft.errors import AdapterError
-from visionpeft.files.checks import flat_shape
 from visionpeft.files.names import Blocks
 from visionpeft.files.readers import PROGRAMS, File, Model, Reading
 from visionpeft.files.readers.rules import Change, Product, Whole
@@ -61,7 +60,9 @@ class ProgramProof:
     def __str__(self) -> str:
         if not self.accepted:
             return f"{self.program}: refuses the file: {'; '.join(self.notes)}"
-        line = f"{self.program}: {self.applied} of {self.expected} modules apply, max |ΔW error| {self.max_abs_error:.1g}"
+        line = (
+            f"{self.program}: {self.applied} of {self.expected} modules apply, max |ΔW error| {self.max_abs_error:.1g}"
+        )
         if self.max_rel_error > self.tolerance:
             line += f", WRONG VALUES (relative error {self.max_rel_error:.1g})"
         if self.ignored_keys:
@@ -102,10 +103,10 @@ def prove_file(
         FileFormatError: the file is no whole safetensors file.
     """
     tensors, metadata = safefile.load(path)
-    expected = {place: change for place, change in _expected(adapter, weights)}
+    expected = dict(_expected(adapter, weights))
     model = _model(expected, family, weights)
     file = File(tensors, metadata)
-    types = {safefile.dtype_name(t.dtype) for name, t in tensors.items() if not name.endswith(".alpha")}
+    types = {safefile.dtype_name(tensor.dtype) for tensor in tensors.values()}
     tolerance = max((TOLERANCE.get(name, inf) for name in types), default=0.0)
     errors: dict[tuple[object, ...], tuple[float, float]] = {}
     proofs = {
@@ -115,7 +116,7 @@ def prove_file(
 
 
 def _expected(adapter: Adapter, weights: Mapping[str, Tensor] | None) -> Iterator[tuple[str, Change]]:
-    for place, parts in algebra.modules(adapter.tensors).items():
+    for place, parts in algebra.modules(adapter).items():
         component, _, path = place.partition(".")
         spec = adapter.specs[component]
         if isinstance(spec, LoraSpec | RsLoraSpec):
@@ -123,9 +124,8 @@ def _expected(adapter: Adapter, weights: Mapping[str, Tensor] | None) -> Iterato
             yield place, Product(up.flatten(1), down.flatten(1), 1.0)
             continue
         base = None if weights is None else weights.get(place)
-        shape = None if base is not None or spec.method == "dora" else flat_shape(parts)
         try:
-            yield place, Whole(algebra.delta(spec, parts, base, path=path, shape=shape).flatten(1))
+            yield place, Whole(algebra.delta(spec, parts, base, path=path).flatten(1))
         except AdapterError as error:
             raise AdapterError(f"{place}: {error}") from error
 
@@ -152,12 +152,9 @@ def _program_proof(
     tolerance: float,
     errors: dict[tuple[object, ...], tuple[float, float]],
 ) -> ProgramProof:
-    found = {place: change for place, change in reading.changes.items() if place in expected} if reading.accepted else {}
-    for place, change in found.items():
-        key = _identity(place, change)
-        if key not in errors:  # programs that read the same factors at the same scale make the same ΔW
-            errors[key] = difference(expected[place], change)
-    pairs = [errors[_identity(place, change)] for place, change in found.items()]
+    changes = reading.changes if reading.accepted else {}
+    found = {place: change for place, change in changes.items() if place in expected}
+    pairs = [_known_difference(place, expected[place], change, errors) for place, change in found.items()]
     stray = tuple(f"{place} (changed, but not in the adapter)" for place in reading.changes if place not in expected)
     return ProgramProof(
         program=name,
@@ -172,10 +169,16 @@ def _program_proof(
     )
 
 
-def _identity(place: str, change: Change) -> tuple[object, ...]:
-    if isinstance(change, Product):
-        return place, change.up.data_ptr(), change.down.data_ptr(), change.scale
-    return place, id(change)
+def _known_difference(
+    place: str, expected: Change, found: Change, errors: dict[tuple[object, ...], tuple[float, float]]
+) -> tuple[float, float]:
+    """Programs that read the same factors of the file at the same scale make the same ΔW: measured once."""
+    if isinstance(found, Whole):
+        return difference(expected, found)
+    key = (place, found.up.data_ptr(), found.down.data_ptr(), found.scale)
+    if key not in errors:
+        errors[key] = difference(expected, found)
+    return errors[key]
 
 
 def difference(expected: Change, found: Change) -> tuple[float, float]:

@@ -97,8 +97,8 @@ def load_base(
         dtype: of its weights; None means float32.
         device: where it goes.
         tokenizer: for a single checkpoint, which holds none: a folder with a CLIP tokenizer (or with `tokenizer` and
-            `tokenizer_2` inside), or tokenizers by text encoder. Without it the tokenizer is looked for beside the file and
-            in the hub's cache.
+            `tokenizer_2` inside), a hub id, or tokenizers by text encoder. Without it the tokenizer is looked for
+            beside the file and in the hub's cache.
         prediction_type: for a single checkpoint: "epsilon" or "v_prediction", where the file does not tell.
 
     Raises:
@@ -112,7 +112,9 @@ def load_base(
         if not path.is_dir():
             raise BaseModelError(f"The embedded base '{name}' is not in this installation; install the package anew.")
     if path.suffix in _UNSAFE:
-        raise BaseModelError(f"{path}: a '{path.suffix}' file may run code when loaded; convert it to .safetensors first.")
+        raise BaseModelError(
+            f"{path}: a '{path.suffix}' file may run code when loaded; convert it to .safetensors first."
+        )
     if path.is_file():
         pipeline = load_checkpoint(path, tokenizer=tokenizer, prediction_type=prediction_type)
     elif path.is_dir():
@@ -158,7 +160,9 @@ def _from_folder(folder: Path, dtype: torch.dtype | None) -> Any:
         raise BaseModelError(f"{index}: cannot be read as a pipeline's index; the folder is damaged.") from None
     unet = folder / "unet"
     if unet.is_dir() and not list(unet.glob("*.safetensors")):
-        raise BaseModelError(f"{unet}: no .safetensors there; convert the weights to safetensors (pickles are not loaded).")
+        raise BaseModelError(
+            f"{unet}: no .safetensors there; convert the weights to safetensors (pickles are not loaded)."
+        )
     plain = [file for file in unet.glob("*.safetensors") if ".fp16" not in file.name]
     return _pretrained(str(folder), kind, dtype, local_files_only=True, variant=None if plain else "fp16")
 
@@ -167,10 +171,11 @@ def _from_hub(name: str, path: Path, dtype: torch.dtype | None) -> Any:
     near = did_you_mean(name, [*EMBEDDED, *(str(other) for other in path.parent.glob("*"))])
     if name.count("/") != 1 or path.suffix == ".safetensors" or name.startswith((".", "/")):
         raise BaseModelError(f"{name}: there is no such base, folder or checkpoint.{near}")
-    from diffusers import DiffusionPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     try:
-        kind = str(DiffusionPipeline.load_config(name)["_class_name"])
+        index: Any = DiffusionPipeline.load_config(name)
+        kind = str(index["_class_name"])
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0][:160]
         raise BaseModelError(f"'{name}' is no local folder and was not found on the hub ({reason}).{near}") from error
@@ -190,4 +195,6 @@ def _pretrained(ref: str, kind: str, dtype: torch.dtype | None, **options: Any) 
         return getattr(diffusers, kind).from_pretrained(ref, torch_dtype=stored, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise BaseModelError(f"{ref}: the pipeline cannot be loaded ({reason}); only whole safetensors are read.") from error
+        raise BaseModelError(
+            f"{ref}: the pipeline cannot be loaded ({reason}); only whole safetensors are read."
+        ) from error

@@ -30,8 +30,8 @@ class PromptStates:
 def encode_prompts(base: Base, prompts: Sequence[str], *, clip_skip: int = 0) -> PromptStates:
     """Return the states of prompts; gradients flow into text encoders that train.
 
-    SD 1.x and 2.x read the last layer, normalised; SDXL the last layer but one of both encoders, joined, and the second's
-    pooled projection at the end of text. `clip_skip` goes so many layers further down.
+    SD 1.x and 2.x read the last layer, normalised; SDXL the last layer but one of both encoders, joined, and the
+    second's pooled projection at the end of text. `clip_skip` goes so many layers further down.
 
     Args:
         base: the base model.

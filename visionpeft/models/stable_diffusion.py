@@ -27,7 +27,7 @@ UNET = Targeting(
 
 
 def _flattened(encoder: nn.Module) -> tuple[Rename, ...]:
-    # CLIPTextModel lost its inner `text_model` in transformers 5.6, CLIPTextModelWithProjection did not: look at the model
+    # CLIPTextModel lost its inner `text_model` in transformers 5.6, CLIPTextModelWithProjection kept it: look at it
     return () if hasattr(encoder, "text_model") else ((r"^", "text_model."),)
 
 
@@ -51,13 +51,15 @@ def _parts_of(name: str) -> Callable[[Any], dict[str, nn.Module] | None]:
     def parts(pipeline: Any) -> dict[str, nn.Module] | None:
         if family_name(pipeline) != name:
             return None
-        return {part: getattr(pipeline, part) for part in _COMPONENTS[name] if getattr(pipeline, part, None) is not None}
+        return {
+            part: getattr(pipeline, part) for part in _COMPONENTS[name] if getattr(pipeline, part, None) is not None
+        }
 
     return parts
 
 
 def family_name(pipeline: Any) -> str | None:
-    """ "sd1", "sd2" or "sdxl" by what the pipeline's parts are; None for anything else.
+    """Return "sd1", "sd2" or "sdxl" by what the pipeline's parts are; None for anything else.
 
     SDXL's UNet takes pooled text and time ids; SD 2.x is told from 1.x by the projections around its transformer
     blocks, linear there and 1×1 convolutions in 1.x, which holds at any size.
@@ -67,7 +69,9 @@ def family_name(pipeline: Any) -> str | None:
         return None
     if getattr(unet.config, "addition_embed_type", None) == "text_time":
         return "sdxl"
-    projections = [child for path, child in unet.named_modules() if re.search(r"attentions\.0\.proj_in(\.base)?$", path)]
+    projections = [
+        child for path, child in unet.named_modules() if re.search(r"attentions\.0\.proj_in(\.base)?$", path)
+    ]
     return "sd2" if any(isinstance(child, nn.Linear) for child in projections) else "sd1"
 
 

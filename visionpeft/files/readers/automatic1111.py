@@ -32,8 +32,8 @@ _KINDS = (
 )
 
 _INSIDE = {
-    "conv1": "in_layers_2", "conv2": "out_layers_3", "time_emb_proj": "emb_layers_1", "conv_shortcut": "skip_connection",
-    "norm1": "in_layers_0", "norm2": "out_layers_0",
+    "conv1": "in_layers_2", "conv2": "out_layers_3", "norm1": "in_layers_0", "norm2": "out_layers_0",
+    "time_emb_proj": "emb_layers_1", "conv_shortcut": "skip_connection",
 }  # fmt: skip
 
 _RESBLOCKS = {"mlp_fc1": "mlp_c_fc", "mlp_fc2": "mlp_c_proj", "self_attn": "attn"}
@@ -53,7 +53,7 @@ def apply(file: File, model: Model) -> Reading:
         kind = _kind(parts)
         if kind is None:
             return Reading.refused(f"{name}: no known kind of module has {sorted(parts)}; the whole file is dropped")
-        change = _change(kind, parts, model.shapes[place], model.weights and model.weights.get(place), reading)
+        change = _change(kind, parts, model.shapes[place], model.weight(place), reading)
         if change is not None:
             reading.changes[place] = change
     return reading
@@ -68,7 +68,9 @@ def _hidden(metadata: Mapping[str, str], family: str) -> str:
         version = "sdxl"
     elif metadata.get("ss_v2") == "True":
         version = "sd2"
-    return "" if version == family else f"hidden in the list while a model of {family} is loaded: it passes for {version}"
+    if version == family:
+        return ""
+    return f"hidden in the list while a model of {family} is loaded: it passes for {version}"
 
 
 def _layers(model: Model) -> dict[str, str]:
@@ -82,7 +84,8 @@ def _layers(model: Model) -> dict[str, str]:
     if model.family in resblocks:
         component, prefix = resblocks[model.family]
         for place, path in model.places(component):
-            layers[f"{prefix}transformer_resblocks_{_resblock(flat(path.removeprefix('text_model.encoder.layers.')))}"] = place
+            name = _resblock(flat(path.removeprefix("text_model.encoder.layers.")))
+            layers[f"{prefix}transformer_resblocks_{name}"] = place
     return layers
 
 
@@ -155,4 +158,4 @@ def _change(kind: str, parts: Parts, shape: tuple[int, int], weight: Tensor | No
     if weight is None:
         reading.notes = [NEEDS_BASE]
         return None
-    return dora(change, parts["dora_scale"], weight, by_output=False)  # it knows magnitudes by input only
+    return dora(change, parts["dora_scale"], weight, norm="input")  # it knows magnitudes by input only

@@ -119,11 +119,12 @@ def _lycoris(
 
 
 def _decomposed(change: Change, own: Mapping[str, Tensor], place: str, model: Model, reading: Reading) -> Change | None:
-    """DoRA: the magnitudes go by output where their first size is the weight's, by input otherwise."""
+    """DoRA: magnitudes by output are divided by the norm of the base's rows, W without ΔV; by input as LyCORIS does."""
     if "dora_scale" not in own:
         return change
     if model.weights is None:
         reading.notes = [NEEDS_BASE]
         return None
     weight = model.weights[place]
-    return dora(change, own["dora_scale"], weight, by_output=own["dora_scale"].shape[0] == weight.shape[0])
+    by_output = own["dora_scale"].shape[0] == weight.shape[0]
+    return dora(change, own["dora_scale"], weight, norm="base" if by_output else "input")

@@ -11,7 +11,18 @@ from typing import Any
 
 from torch import Tensor
 
-from visionpeft.files.readers.rules import NEEDS_BASE, Change, File, Model, Reading, dora, flat, grouped, product, scalar
+from visionpeft.files.readers.rules import (
+    NEEDS_BASE,
+    Change,
+    File,
+    Model,
+    Reading,
+    dora,
+    flat,
+    grouped,
+    product,
+    scalar,
+)
 
 _KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 _ORIGINAL = ("input_blocks_", "middle_block_", "output_blocks_")
@@ -43,7 +54,9 @@ def _kohya(file: File, model: Model) -> Reading:
         if place is None:
             reading.ignored += [f"{name}.{suffix}" for suffix in parts]
             continue
-        change = _fitting(parts["lora_up.weight"], parts["lora_down.weight"], (rank if alpha is None else alpha) / rank, model, place)
+        change = _fitting(
+            parts["lora_up.weight"], parts["lora_down.weight"], (rank if alpha is None else alpha) / rank, model, place
+        )
         if change is None:
             return Reading.refused(f"{name}: shapes do not fit")
         reading.changes[place] = change
@@ -100,7 +113,12 @@ def _dotted(file: File, model: Model) -> Reading:
 
 
 def _pair(
-    name: str, pair: Mapping[str, Tensor], magnitude: Tensor | None, settings: Mapping[str, Any], model: Model, reading: Reading
+    name: str,
+    pair: Mapping[str, Tensor],
+    magnitude: Tensor | None,
+    settings: Mapping[str, Any],
+    model: Model,
+    reading: Reading,
 ) -> str:
     """Add one module's change to the reading; return why the file is refused, or ""."""
     place = name if name in model.shapes else name.replace(".encoder.", ".text_model.encoder.", 1)
@@ -125,7 +143,7 @@ def _pair(
             reading.notes = [NEEDS_BASE]
             return ""
         weight = model.weights[place]
-        change = dora(change, magnitude.reshape(-1, *[1] * (weight.ndim - 1)), weight, by_output=True)
+        change = dora(change, magnitude.reshape(-1, *[1] * (weight.ndim - 1)), weight, norm="output")
     reading.changes[place] = change
     return ""
 
@@ -143,8 +161,9 @@ def _settings(metadata: Mapping[str, str]) -> dict[str, Any] | str:
 
 
 def _pattern(patterns: Mapping[str, Any] | None, path: str, default: Any) -> Any:
-    """peft's rule: the first pattern that matches the end of a module's name, at a dot."""
+    """Peft's rule: the first pattern that matches the end of a module's name at a dot; ``^`` means the whole name."""
     for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
+        name = pattern.removeprefix("^")
+        if path == name or (name == pattern and path.endswith(f".{name}")):
             return value
     return default

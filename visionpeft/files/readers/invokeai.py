@@ -45,7 +45,7 @@ def apply(file: File, model: Model) -> Reading:
                 return Reading.refused(f"{name}: no SDXL module of that name")
             reading.ignored += [f"{name}.{suffix}" for suffix in parts]
             continue
-        change = _change(parts, model.shapes[place], model.weights and model.weights.get(place), reading)
+        change = _change(parts, model.shapes[place], model.weight(place), reading)
         if change is None and not reading.notes:
             return Reading.refused(f"{name}: shapes do not fit")
         if change is not None:
@@ -67,7 +67,14 @@ def _probe(groups: Mapping[str, Parts], model: Model) -> str:
 
 def _own_widths(model: Model) -> set[int]:
     """Text widths of the model itself: a base of other sizes than the published ones counts as known."""
-    ends = ("attn2.to_k", "attn2.to_v", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
+    ends = (
+        "attn2.to_k",
+        "attn2.to_v",
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.out_proj",
+    )
     return {shape[1] for place, shape in model.shapes.items() if place.endswith(ends)} - set(WIDTHS)
 
 
@@ -91,7 +98,9 @@ def _inputs(parts: Parts) -> int | None:
 
 
 def _is_original(groups: Iterable[str]) -> bool:
-    return any(name.removeprefix("lora_unet_").startswith(_ORIGINAL) for name in groups if name.startswith("lora_unet_"))
+    return any(
+        name.removeprefix("lora_unet_").startswith(_ORIGINAL) for name in groups if name.startswith("lora_unet_")
+    )
 
 
 def _mixed(groups: Iterable[str], family: str) -> str:
@@ -134,4 +143,4 @@ def _change(parts: Parts, shape: tuple[int, int], weight: Tensor | None, reading
     if weight is None:
         reading.notes = [NEEDS_BASE]
         return None
-    return dora(change, parts["dora_scale"], weight, by_output=False)  # it reads magnitudes by input only
+    return dora(change, parts["dora_scale"], weight, norm="input")  # it reads magnitudes by input only

@@ -5,10 +5,11 @@ Nothing here uses the writer's tables: a wrong name or scale there must not be c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class File:
 
 @dataclass(frozen=True)
 class Product:
-    """ΔW as ``scale · up @ down``: up [out, r], down [r, in·kh·kw]."""
+    """ΔW as ``scale · up @ down``: up [out, r], down [r, in·kh·kw], views of the file's tensors."""
 
     up: Tensor
     down: Tensor
@@ -88,6 +89,10 @@ class Model:
         for place in self.shapes:
             if place.startswith(component + "."):
                 yield place, place.partition(".")[2]
+
+    def weight(self, place: str) -> Tensor | None:
+        """A module's weight, where the base is at hand."""
+        return None if self.weights is None else self.weights.get(place)
 
     @cached_property
     def original(self) -> dict[str, str]:
@@ -156,12 +161,12 @@ def product(up: Tensor, down: Tensor, scale: float, shape: tuple[int, int]) -> C
     Programs reshape ``up @ down`` to the weight's shape, so factors whose count of values fits are added even where
     they are transposed.
     """
-    up, down = up.flatten(1).float(), down.flatten(1).float()
+    up, down = up.flatten(1), down.flatten(1)
     if up.shape[1] != down.shape[0] or up.shape[0] * down.shape[1] != prod(shape):
         return None
     if (up.shape[0], down.shape[1]) == shape:
         return Product(up, down, scale)
-    return Whole(scale * (up @ down).reshape(shape))
+    return Whole(scale * (up.float() @ down.float()).reshape(shape))
 
 
 def whole(delta: Tensor, shape: tuple[int, int]) -> Change | None:
@@ -200,16 +205,24 @@ def lokr(parts: Parts, alpha: float | None, shape: tuple[int, int]) -> Change | 
     return whole(scale * torch.kron(small, large), shape)
 
 
-def dora(change: Change, magnitudes: Tensor, weight: Tensor, *, by_output: bool) -> Change:
-    """ΔW of DoRA: magnitudes × (W + ΔV) / norm − W, the norm by output row or by input column as the program has it."""
-    added = change.delta if isinstance(change, Whole) else change.scale * change.up @ change.down
+def dora(change: Change, magnitudes: Tensor, weight: Tensor, *, norm: Literal["output", "input", "base"]) -> Change:
+    """ΔW of DoRA as a program has it: magnitudes × (W + ΔV) / norm − W.
+
+    Args:
+        change: ΔV.
+        magnitudes: in a shape that multiplies the weight.
+        weight: W.
+        norm: of W + ΔV by output row (as the paper and peft), by input column (as LyCORIS), or of the rows of W alone.
+    """
+    added = change.delta if isinstance(change, Whole) else change.scale * (change.up.float() @ change.down.float())
     original = weight.float()
     turned = original + added.reshape(original.shape)
-    if by_output:
-        norm = turned.flatten(1).norm(dim=1).reshape(-1, *[1] * (turned.ndim - 1))
+    if norm == "input":
+        length = turned.transpose(0, 1).flatten(1).norm(dim=1).reshape(1, -1, *[1] * (turned.ndim - 2))
     else:
-        norm = turned.transpose(0, 1).flatten(1).norm(dim=1).reshape(1, -1, *[1] * (turned.ndim - 2))
-    scaled = turned * (magnitudes.float() / norm)
+        rows = original if norm == "base" else turned
+        length = rows.flatten(1).norm(dim=1).reshape(-1, *[1] * (turned.ndim - 1))
+    scaled = turned * (magnitudes.float() / length)
     return Whole((scaled - original).flatten(1))
 
 
@@ -223,5 +236,3 @@ def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 NEEDS_BASE = "DoRA was not computed: it needs the base's weights (base=…)"
-
-Convert = Callable[[Parts, tuple[int, int]], Change | None]
