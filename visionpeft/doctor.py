@@ -102,11 +102,6 @@ PAIRS: tuple[Pair, ...] = (
         "diffusers>=0.42.1",
     ),
     Pair("huggingface_hub", ">=1", "diffusers", "<0.40", "pipelines fail to load offline", "diffusers>=0.40"),
-    Pair(
-        "transformers", ">=5.9", "peft", "<=0.21.2",
-        "peft alone loads no ViT or DETR adapters of before transformers 5.9; its default ViT targets match nothing",
-        "use this program's semantic targets",
-    ),
 )  # fmt: skip
 """Pairs that import together and then fail, many of them silently."""
 
@@ -243,7 +238,7 @@ def lines(diagnosis: Diagnosis) -> list[str]:
         *_section("attention", [(f"{b.name} on {b.device}", _works(b.works, b.why)) for b in diagnosis.attention]),
         *_section("extras", [(e.name, f"{_extra_line(e)} ({e.use})") for e in diagnosis.extras]),
         *_section("room", [("memory", _room_line(diagnosis.memory)), ("disk", _room_line(diagnosis.disk))]),
-        *_section("what would fail", [(f"{n}.", f"{p.what}. Remedy: {p.remedy}.") for n, p in _numbered(diagnosis)]),
+        *_section("what would fail", [(f"{n}.", f"{p.what.rstrip('.')}. Remedy: {p.remedy}.") for n, p in _numbered(diagnosis)]),
         "" if diagnosis.problems else "nothing found that would fail",
     ]
 

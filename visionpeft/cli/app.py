@@ -46,7 +46,24 @@ def _root(  # pyright: ignore[reportUnusedFunction]
 
 def main() -> None:
     """Run the command line with the program's arguments, and exit with its status."""
+    quiet()
     sys.exit(run(sys.argv[1:]))
+
+
+def quiet() -> None:
+    """Keep the libraries' hints to programmers off the terminal; what the user has set in the environment holds."""
+    import warnings
+
+    if _debugging():
+        return
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+def _debugging() -> bool:
+    return os.environ.get(DEBUG, "") not in ("", "0")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -92,7 +109,7 @@ def _unexpected(error: Exception) -> int:
 
 def _say(message: str, status: int, error: BaseException) -> int:
     """Print the message on standard error, under the traceback where debugging is on; return the status."""
-    if os.environ.get(DEBUG, "") not in ("", "0"):
+    if _debugging():
         import traceback
 
         traceback.print_exception(error)
