@@ -25,7 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (*runs.COMMANDS, *pictures.COMMANDS, *adapters.COMMANDS, *machine.COMMANDS):
+COMMANDS = (*runs.COMMANDS, *pictures.COMMANDS, *adapters.COMMANDS, *machine.COMMANDS)
+for command in COMMANDS:
     app.command(command.name, short_help=command.summary, epilog=f"\b\nExample:\n  {command.example}")(command.function)
 
 
