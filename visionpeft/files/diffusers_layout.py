@@ -40,12 +40,13 @@ def write(adapter: Adapter, *, dtype: str, weights: Mapping[str, Tensor] | None)
         AdapterError: a method that diffusers cannot load, or factors that do not fit.
     """
     tensors: dict[str, Tensor] = {}
-    for place, parts in algebra.modules(adapter.tensors).items():
+    for place, parts in algebra.modules(adapter).items():
         component = place.partition(".")[0]
         _check_expressible(component, adapter.specs[component])
         check_fits(place, parts, weights)
         for name, tensor in parts.items():
-            tensors[f"{place}.{name}"] = narrowed(place, tensor, dtype)
+            exact = name == "lora_magnitude_vector"  # rounding W's length would drown a small ΔW
+            tensors[f"{place}.{name}"] = narrowed(place, tensor, "float32" if exact else dtype)
     return tensors
 
 
@@ -62,7 +63,7 @@ def _check_expressible(component: str, spec: AdapterSpec) -> None:
 def header(adapter: Adapter) -> dict[str, str]:
     """Return the header entries that give diffusers rank, alpha and their patterns, component by component."""
     settings: dict[str, Any] = {}
-    places = algebra.modules(adapter.tensors)
+    places = algebra.modules(adapter)
     for component, spec in adapter.specs.items():
         paths = [place.partition(".")[2] for place in places if place.startswith(component + ".")]
         for name, value in _config(component, spec, paths).items():

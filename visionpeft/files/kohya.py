@@ -50,7 +50,7 @@ def write(adapter: Adapter, family: str, *, dtype: str, weights: Mapping[str, Te
     """
     blocks = Blocks.of(weights or ())
     tensors: dict[str, Tensor] = {}
-    for place, parts in algebra.modules(adapter.tensors).items():
+    for place, parts in algebra.modules(adapter).items():
         component, _, path = place.partition(".")
         spec = adapter.specs[component]
         if spec.method not in METHODS:
@@ -61,8 +61,8 @@ def write(adapter: Adapter, family: str, *, dtype: str, weights: Mapping[str, Te
         check_fits(place, parts, weights)
         name = kohya_name(place, family, blocks)
         for suffix, tensor in _module(parts, scale_of(spec, path)).items():
-            exact = suffix == "alpha"  # a rounded alpha would change the scale of the whole module
-            tensors[f"{name}.{suffix}"] = tensor.float() if exact else narrowed(place, tensor, dtype)
+            exact = suffix in ("alpha", "dora_scale")  # rounding these would change a whole module or row
+            tensors[f"{name}.{suffix}"] = narrowed(place, tensor, "float32" if exact else dtype)
     return tensors
 
 

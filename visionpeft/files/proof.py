@@ -15,7 +15,6 @@ from visionpeft.adapters import algebra
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import LoraSpec, RsLoraSpec
 from visionpeft.errors import AdapterError
-from visionpeft.files.checks import flat_shape
 from visionpeft.files.names import Blocks
 from visionpeft.files.readers import PROGRAMS, File, Model, Reading
 from visionpeft.files.readers.rules import Change, Product, Whole
@@ -107,7 +106,7 @@ def prove_file(
     expected = dict(_expected(adapter, weights))
     model = _model(expected, family, weights)
     file = File(tensors, metadata)
-    types = {safefile.dtype_name(t.dtype) for name, t in tensors.items() if not name.endswith(".alpha")}
+    types = {safefile.dtype_name(tensor.dtype) for tensor in tensors.values()}
     tolerance = max((TOLERANCE.get(name, inf) for name in types), default=0.0)
     errors: dict[tuple[object, ...], tuple[float, float]] = {}
     proofs = {
@@ -117,7 +116,7 @@ def prove_file(
 
 
 def _expected(adapter: Adapter, weights: Mapping[str, Tensor] | None) -> Iterator[tuple[str, Change]]:
-    for place, parts in algebra.modules(adapter.tensors).items():
+    for place, parts in algebra.modules(adapter).items():
         component, _, path = place.partition(".")
         spec = adapter.specs[component]
         if isinstance(spec, LoraSpec | RsLoraSpec):
@@ -125,9 +124,8 @@ def _expected(adapter: Adapter, weights: Mapping[str, Tensor] | None) -> Iterato
             yield place, Product(up.flatten(1), down.flatten(1), 1.0)
             continue
         base = None if weights is None else weights.get(place)
-        shape = None if base is not None or spec.method == "dora" else flat_shape(parts)
         try:
-            yield place, Whole(algebra.delta(spec, parts, base, path=path, shape=shape).flatten(1))
+            yield place, Whole(algebra.delta(spec, parts, base, path=path).flatten(1))
         except AdapterError as error:
             raise AdapterError(f"{place}: {error}") from error
 
