@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from visionpeft.data.cache import make_folder
 from visionpeft.errors import AdapterError, BaseModelError, OutputError
 from visionpeft.inference.recipe import AdapterFile, file_hash, recipe_for, request_of
 from visionpeft.progress import SILENT, Progress
@@ -84,6 +85,7 @@ def run_generate(job: Job, *, progress: Progress = SILENT) -> Painted:
         OutputError: a picture of that name is there already.
         VisionPeftError: the base or an adapter cannot be loaded, or they do not belong together.
     """
+    from visionpeft.inference.cuts import say_cuts
     from visionpeft.inference.generate import generate_each
     from visionpeft.inference.png import save_png
 
@@ -91,7 +93,8 @@ def run_generate(job: Job, *, progress: Progress = SILENT) -> Painted:
     paths = [job.output / f"{number:04d}.png" for number in range(len(job.prompts) * len(columns))]
     _require_free([*paths, job.output / GRID])
     base, manager, files = _load(job.base, [path for path, _ in job.adapters], progress)
-    job.output.mkdir(parents=True, exist_ok=True)
+    say_cuts(base, [*job.prompts, job.negative], progress)
+    make_folder(job.output)
     requests = [_request(job, prompt, files, *column) for prompt, column in product(job.prompts, columns)]
     made: dict[int, Image] = {}
     for place, picture in generate_each(base, requests, manager=manager, batch_size=job.batch_size, progress=progress):
@@ -137,7 +140,7 @@ def run_again(
             f"{picture} was made with another {recipe['base']['id']} than this one: name it with --base."
         )
     new = generate(loaded, [request], manager=manager, progress=progress)[0]
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     save_png(new, target, recipe_for(loaded, request, _active(files, request)))
     with Images.open(picture) as old:
         return Again(target, _difference(old.convert("RGB"), new))
