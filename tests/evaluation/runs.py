@@ -9,7 +9,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from visionpeft.evaluation.report_data import Outcome, write_outcome, write_proofs
 from visionpeft.evaluation.strip import before_after_sheet
+from visionpeft.files.proof import ProgramProof, Proof
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 
@@ -39,8 +41,8 @@ def make_run(folder: Path, *, prompt: str = "a photo of sks robot on a blue back
         if step:
             lines.append({"step": step, "kind": "evaluate"} | _scores(step))
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "metrics.json").write_text(json.dumps(_metrics(prompt)))
-    (folder / "proof.json").write_text(json.dumps(_proof()))
+    write_outcome(folder, Outcome(**_metrics(prompt)))
+    write_proofs(folder, _proofs(folder))
     (folder / "config.yaml").write_text(f"task: dreambooth\nprompt: {json.dumps(prompt)}\ntrain: {{steps: 400}}\n")
     (folder / "adapter.safetensors").write_bytes(b"a" * 1_400_000)
     (folder / "exports" / "robot.kohya.safetensors").write_bytes(b"k" * 1_410_000)
@@ -98,10 +100,12 @@ def _metrics(prompt: str) -> dict[str, Any]:
     }
 
 
-def _proof() -> dict[str, Any]:
-    programs = ["diffusers", "ComfyUI", "AUTOMATIC1111", "InvokeAI"]
-    rows = [
-        {"program": p, "applies": 96, "expected": 96, "max_error": 2.1e-7, "accepted": True, "note": ""}
-        for p in programs
-    ]
-    return {"files": [{"file": "exports/robot.kohya.safetensors", "format": "kohya", "programs": rows}]}
+def _proofs(folder: Path) -> list[Proof]:
+    def row(program: str, accepted: bool) -> ProgramProof:
+        error = 2.1e-7 if accepted else math.inf
+        notes = () if accepted else ("expects keys that begin with lora_unet",)
+        return ProgramProof(program, accepted, 96 * accepted, 96, (), error, error, 1e-5, notes)
+
+    programs = {"diffusers": True, "comfyui": True, "automatic1111": True, "invokeai": False}
+    rows = {name: row(name, accepted) for name, accepted in programs.items()}
+    return [Proof(folder / "exports" / "robot.kohya.safetensors", rows, ("diffusers", "comfyui", "automatic1111"))]

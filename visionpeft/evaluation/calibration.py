@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from visionpeft import safefile
@@ -114,13 +113,7 @@ def prompt_scores(painted: Vectors, texts_PE: Tensor | None) -> tuple[float | No
     pictures = painted.prompt
     texts = texts_PE[:, None].expand(pictures.shape[0], pictures.shape[1], -1).flatten(0, 1)
     flat = pictures.flatten(0, 1)
-    other = fidelity.other_prompt_fidelity(flat, texts) if distinct(texts_PE) else None
-    return fidelity.prompt_fidelity(flat, texts), other
-
-
-def distinct(texts_PE: Tensor) -> bool:
-    """Whether at least two texts differ."""
-    return bool(torch.pdist(texts_PE.double()).max() > 1e-6) if len(texts_PE) > 1 else False
+    return fidelity.prompt_fidelity(flat, texts), fidelity.other_prompt_fidelity(flat, texts)
 
 
 def cache_name(parts: Mapping[str, object], pictures: Sequence[bytes]) -> str:

@@ -43,17 +43,15 @@ def prompt_fidelity(pictures_ND: Tensor, texts_ND: Tensor) -> float:
     return float((pictures * texts).sum(-1).mean())
 
 
-def other_prompt_fidelity(pictures_ND: Tensor, texts_ND: Tensor) -> float:
-    """Mean cosine between each picture and the texts of the others: what ignoring the prompt scores.
+def other_prompt_fidelity(pictures_ND: Tensor, texts_ND: Tensor) -> float | None:
+    """Mean cosine between each picture and the other texts: what ignoring the prompt scores; None where none differ.
 
     Raises:
-        ValueError: the shapes differ, or all the texts are the same.
+        ValueError: the shapes differ or are empty.
     """
     pictures, texts = _same(pictures_ND, texts_ND)
     differ = (texts @ texts.T) < 1.0 - 1e-6
-    if not bool(differ.any()):
-        raise ValueError("all the texts are the same: give prompts that differ, to tell whether they are followed")
-    return float((pictures @ texts.T)[differ].mean())
+    return float((pictures @ texts.T)[differ].mean()) if bool(differ.any()) else None
 
 
 def diversity(pictures_PSD: Tensor) -> float | None:

@@ -224,6 +224,12 @@ class Probe:
                 f"score: the encoder '{self._encoder.name}' reads no text, so there is no prompt score and the subject "
                 "decides alone; set score.prompt_encoder to a CLIP to have one"
             )
+        elif not _prompts_tell(base):
+            self._progress.say(
+                "score: the encoder does not see the base model's pictures follow these prompts (own "
+                f"{_spelt(base.prompt)}, others {_spelt(base.other_prompt)}), so the subject decides alone; give "
+                "score.prompts that differ more"
+            )
         if len(self._real_MD) < 2:
             self._progress.say("score: with one picture of the subject, a likeness to that picture is all there is")
         if base.real - base.subject < fidelity.MIN_HEADROOM:
@@ -235,10 +241,21 @@ class Probe:
 
 
 def _prompt_share(base: Calibration, prompt: float | None) -> float | None:
-    """None as well with a single prompt: there is no other to tell it from."""
-    if prompt is None or base.prompt is None or base.other_prompt is None:
+    """None as well where the encoder does not see that the base model follows its prompts."""
+    if prompt is None or base.prompt is None or base.other_prompt is None or not _prompts_tell(base):
         return None
     return fidelity.share_of_way(base.other_prompt, prompt, base.prompt)
+
+
+def _prompts_tell(base: Calibration) -> bool:
+    """Whether the base model's pictures are nearer to their own prompts than to the others, if there are others."""
+    if base.prompt is None or base.other_prompt is None:
+        return False
+    return base.prompt - base.other_prompt >= fidelity.MIN_HEADROOM
+
+
+def _spelt(figure: float | None) -> str:
+    return "none" if figure is None else f"{figure:.3f}"
 
 
 def _unit_seeds(seeds: Sequence[int]) -> list[int]:

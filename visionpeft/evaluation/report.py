@@ -18,16 +18,20 @@ from visionpeft.evaluation.report_figures import charts, spell_bytes, spell_numb
 
 REPORT = "report.html"
 _MOST_COLUMNS = 9
-_LARGEST_SIDE = 512
+_LARGEST_SIDE, _LARGEST_SHEET = 512, 1280
 
 
 @dataclass(frozen=True)
 class PreviewTable:
-    """Previews as a table: one column a step, one row a prompt; a cell is a data URI, "" where there is none."""
+    """Previews as a table: one column a step, one row a prompt; a cell is a data URI, "" where there is none.
+
+    With one picture a step, a sheet of many perhaps, ``sheets`` is set: they are shown large, one after the other.
+    """
 
     steps: list[int]
     rows: list[tuple[str, list[str]]]
     left_out: int
+    sheets: bool
 
 
 def write_report(folder: Path, data: ReportData | None = None) -> Path:
@@ -76,8 +80,10 @@ def preview_table(previews: Sequence[Preview], best_step: int | None) -> Preview
     """Arrange previews by step and prompt; with many steps, some evenly spaced and the chosen one."""
     shown = _spaced(previews, best_step)
     captions = [picture.caption for picture in max(shown, key=lambda p: len(p.pictures)).pictures] if shown else []
-    rows = [(caption, [_cell(preview, row) for preview in shown]) for row, caption in enumerate(captions)]
-    return PreviewTable([preview.step for preview in shown], rows, len(previews) - len(shown))
+    sheets = len(captions) == 1
+    side = _LARGEST_SHEET if sheets else _LARGEST_SIDE
+    rows = [(caption, [_cell(preview, row, side) for preview in shown]) for row, caption in enumerate(captions)]
+    return PreviewTable([preview.step for preview in shown], rows, len(previews) - len(shown), sheets)
 
 
 def data_uri(path: Path, side: int | None = _LARGEST_SIDE) -> str:
@@ -112,6 +118,6 @@ def _spaced(previews: Sequence[Preview], best_step: int | None) -> list[Preview]
     return [p for i, p in enumerate(previews) if i in kept or p.step == best_step]
 
 
-def _cell(preview: Preview, row: int) -> str:
+def _cell(preview: Preview, row: int, side: int) -> str:
     pictures: tuple[Picture, ...] = preview.pictures
-    return data_uri(pictures[row].path) if row < len(pictures) else ""
+    return data_uri(pictures[row].path, side) if row < len(pictures) else ""

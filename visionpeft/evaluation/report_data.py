@@ -3,9 +3,8 @@
 A run's folder may hold, each optional:
 
 - ``log.jsonl``     one JSON object a line: {"step", "kind": "train" | "evaluate" | "preview", …}
-- ``metrics.json``  the outcome; its keys are the fields of `Outcome`
-- ``proof.json``    {"files": [{"file", "format", "programs": [{"program", "applies", "expected", "max_error",
-  "accepted", "note"}]}]}
+- ``metrics.json``  what `write_outcome` wrote; its keys are the fields of `Outcome`
+- ``proof.json``    what `write_proofs` wrote
 - ``config.yaml``   the resolved settings
 - ``before_after.png``  the sheet of ``strip.py``
 - ``adapter.safetensors``, ``exports/*``  what the run made
@@ -17,14 +16,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from visionpeft import safefile
 from visionpeft.errors import DataError, FileFormatError
+
+if TYPE_CHECKING:
+    from visionpeft.files.proof import Proof
 
 LOG, METRICS, PROOF, CONFIG, SHEET = "log.jsonl", "metrics.json", "proof.json", "config.yaml", "before_after.png"
 _LARGEST_TEXT = 256 << 20
@@ -113,17 +117,28 @@ class Outcome(BaseModel):
     peak_memory: int = 0
 
 
-class ProgramProof(BaseModel):
-    """How one program takes an exported file: modules that apply, of how many, and the largest error of a ΔW."""
+class ProgramRow(BaseModel):
+    """How one program takes an exported file; the fields of ``files.proof.ProgramProof``, and its verdict ``ok``."""
 
     model_config = ConfigDict(frozen=True)
 
     program: str
-    applies: int
-    expected: int
-    max_error: float | None = None
     accepted: bool
-    note: str = ""
+    applied: int
+    expected: int
+    ok: bool
+    meant: bool = True
+    max_abs_error: float | None = None
+    notes: list[str] = []
+
+    @property
+    def verdict(self) -> str:
+        """Return "applies whole", "applies in part", "refused", or "another layout" where that is no surprise."""
+        if self.ok:
+            return "applies whole"
+        if not self.meant:
+            return "another layout"
+        return "applies in part" if self.accepted else "refused"
 
 
 class FileProof(BaseModel):
@@ -132,8 +147,7 @@ class FileProof(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     file: str
-    format: str = ""
-    programs: list[ProgramProof] = []
+    programs: list[ProgramRow] = []
 
 
 class ProofList(BaseModel):
@@ -197,6 +211,53 @@ def from_run(folder: Path) -> ReportData:
         files=tuple(_made(folder)),
     )
     return replace(parts, missing=tuple(_missing(parts)))
+
+
+def write_outcome(folder: Path, outcome: Outcome) -> Path:
+    """Write ``metrics.json`` into a run's folder, whole or not at all, and return its path.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    return _write_json(folder / METRICS, outcome.model_dump(mode="json"))
+
+
+def write_proofs(folder: Path, proofs: Sequence[Proof]) -> Path:
+    """Write ``proof.json`` into a run's folder, whole or not at all, and return its path.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    return _write_json(
+        folder / PROOF, ProofList(files=[_file_proof(folder, p) for p in proofs]).model_dump(mode="json")
+    )
+
+
+def _file_proof(folder: Path, proof: Proof) -> FileProof:
+    inside = proof.path.resolve().is_relative_to(folder.resolve())
+    name = proof.path.resolve().relative_to(folder.resolve()).as_posix() if inside else proof.path.name
+    return FileProof(
+        file=name,
+        programs=[
+            ProgramRow(
+                program=row.program,
+                accepted=row.accepted,
+                applied=row.applied,
+                expected=row.expected,
+                ok=row.ok,
+                meant=key in proof.meant_for,
+                max_abs_error=row.max_abs_error if math.isfinite(row.max_abs_error) else None,
+                notes=list(row.notes),
+            )
+            for key, row in proof.programs.items()
+        ],
+    )
+
+
+def _write_json(path: Path, value: Any) -> Path:
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    safefile.write_atomically(path, [text.encode()])
+    return path
 
 
 def _missing(data: ReportData) -> Iterator[str]:
