@@ -122,10 +122,14 @@ def test_low_rank_factors_are_exact(method, shape):
 
 
 def test_tucker_factors_of_other_programs_are_understood():
-    parts = {name: torch.randn(2, 5 if name[-1] == "a" else 4) for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")}
+    parts = {
+        name: torch.randn(2, 5 if name[-1] == "a" else 4)
+        for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+    }
     parts |= {"hada_t1": torch.randn(2, 2, 3, 3), "hada_t2": torch.randn(2, 2, 3, 3)}
     halves = [
-        torch.einsum("ijkl,jr,ip->prkl", parts[f"hada_t{n}"], parts[f"hada_w{n}_b"], parts[f"hada_w{n}_a"]) for n in "12"
+        torch.einsum("ijkl,jr,ip->prkl", parts[f"hada_t{n}"], parts[f"hada_w{n}_b"], parts[f"hada_w{n}_a"])
+        for n in "12"
     ]
     spec = LohaSpec(rank=2, kernels={"c": (3, 3)})
     assert torch.allclose(delta(spec, parts, path="c"), halves[0] * halves[1], atol=1e-5)

@@ -132,7 +132,13 @@ def test_names_are_unique_and_known(vit):
     vit.manager.add("robot", LoraSpec())
     with pytest.raises(AdapterError, match="named 'robot' already"):
         vit.manager.add("robot", LoraSpec())
-    for act in (vit.manager.remove, vit.manager.capture, vit.manager.activate, vit.manager.trainable, vit.manager.words):
+    for act in (
+        vit.manager.remove,
+        vit.manager.capture,
+        vit.manager.activate,
+        vit.manager.trainable,
+        vit.manager.words,
+    ):
         with pytest.raises(AdapterError, match=r"No adapter is named 'robt'; there are robot. Did you mean 'robot'\?"):
             act("robt")
     assert vit.manager.names == ["robot"]
@@ -150,7 +156,9 @@ def test_no_target_says_what_there_is():
         manager.add("a", LoraSpec(targets="re:("))
     with pytest.raises(TargetError, match="No targets"):
         manager.add("a", LoraSpec(targets=()))
-    with pytest.raises(AdapterError, match=r"Component 'unett': this model has unet, text_encoder. Did you mean 'unet'\?"):
+    with pytest.raises(
+        AdapterError, match=r"Component 'unett': this model has unet, text_encoder. Did you mean 'unet'\?"
+    ):
         manager.add("a", LoraSpec(targets={"unett": "attention"}))
     with pytest.raises(AdapterError, match="sets a rank or alpha for 'nothing'"):
         manager.add("a", LoraSpec(rank_pattern={"nothing": 2}))
@@ -176,7 +184,9 @@ def test_weights_by_component_and_longest_prefix():
     model = MODELS["sd1"]()
     trained("lora", model)
     tree = model.manager._tree.adapted
-    model.manager.activate({"a": {"unet": 1.0, "unet.mid_block": 0.5, "unet.mid_block.resnets.1": 0.0, "text_encoder": -1}})
+    model.manager.activate(
+        {"a": {"unet": 1.0, "unet.mid_block": 0.5, "unet.mid_block.resnets.1": 0.0, "text_encoder": -1}}
+    )
     weights = {place: dict(layer.active).get("a", 0.0) for place, layer in tree.items()}
     assert weights["unet.conv_in"] == 1.0
     assert weights["unet.mid_block.attentions.0.proj_in"] == 0.5
@@ -350,7 +360,10 @@ def test_ia3_scales_inputs_where_asked():
     model = tiny_vit()
     manager = manage(model)
     manager.add("a", Ia3Spec(targets=("attention.k", "mlp"), feedforward="fc2"))
-    shapes = {key.rpartition(".ia3_l")[0].rpartition(".")[2]: tuple(t.shape) for key, t in manager.capture("a").tensors.items()}
+    shapes = {
+        key.rpartition(".ia3_l")[0].rpartition(".")[2]: tuple(t.shape)
+        for key, t in manager.capture("a").tensors.items()
+    }
     assert shapes == {"k_proj": (32, 1), "fc1": (64, 1), "fc2": (1, 64)}
     stir(manager, "a")
     pixels = torch.randn(1, 3, 32, 32)

@@ -7,7 +7,9 @@ from visionpeft.errors import AdapterError
 
 
 def test_specs_are_read_from_plain_values_and_back():
-    spec = read_spec({"method": "lora", "rank": 4, "targets": {"unet": "attention", "text_encoder": ["mlp", "attention"]}})
+    spec = read_spec(
+        {"method": "lora", "rank": 4, "targets": {"unet": "attention", "text_encoder": ["mlp", "attention"]}}
+    )
     assert isinstance(spec, LoraSpec)
     assert read_spec(spec.model_dump()) == spec
     assert spec.alpha is None
