@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "visionpeft"
 
 LAYERS = (
-    "cli", "demo", "delivery", "run", "doctor", "config", "tasks", "training", "inference", "evaluation", "data",
+    "cli", "demo", "run", "delivery", "doctor", "config", "tasks", "training", "inference", "evaluation", "data",
     "files", "compute", "models", "adapters", "progress", "safefile", "errors",
 )  # fmt: skip
 """Top first: a layer imports only from itself and from those after it."""
