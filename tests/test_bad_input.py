@@ -104,7 +104,7 @@ def nothing(place: Path) -> None:
         (text_as_jpg, [], ["notes.jpg"]),
         (truncated, [], ["half.jpg"]),
         (dot, [], ["dot.png"]),
-        (huge, [], ["huge.png", "20"]),
+        (huge, [], ["huge.png", "16,384 pixels a side"]),
         (nothing, ["adapter.targets=atention"], ["atention", "Did you mean 'attention'?"]),
         (nothing, ["base=bases"], ["bases"]),
         (nothing, ["train.stepz=3"], ["override 'train.stepz=3': train.stepz is not a setting. Did you mean 'steps'?"]),
