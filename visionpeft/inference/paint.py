@@ -178,7 +178,10 @@ def _load(
         files: list[AdapterFile] = []
         for number, (path, adapter) in enumerate(zip(paths, adapters, strict=True)):
             name = named[number].name if named else _name(path, files)
-            manager.attach(name, adapter)
+            try:
+                manager.attach(name, adapter)
+            except AdapterError as error:
+                raise AdapterError(f"{path}: {error}") from error
             files.append(AdapterFile(name, path.name, file_hash(path), 1.0))
             bar.advance()
     return base, manager, files

@@ -77,10 +77,10 @@ def fit(
         stack.enter_context(torch.random.fork_rng(devices=forked))
         stack.enter_context(deterministic_kernels(config.deterministic))
         begun = beginning(output, resume, config.steps, everything, accelerator, progress)
+        run = _Run(task, config, output, accelerator, progress, begun)
         if accelerator.is_main_process:
             for name, text in (files or {}).items():
                 write_atomically(output / name, [text.encode()])
-        run = _Run(task, config, output, accelerator, progress, begun)
         stack.callback(run.record.close)
         run.train(everything, preview_every)
         return run.result()

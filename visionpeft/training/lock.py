@@ -15,15 +15,21 @@ LOCK, CHECKPOINTS, LOG = ".lock", "checkpoints", "log.jsonl"
 
 
 def refuse_existing(output: Path) -> None:
-    """Refuse a folder in which a run has begun.
+    """Refuse a folder in which there is anything: a run that has begun, or what is not a run's.
 
     Raises:
-        OutputError: there are checkpoints or a log.
+        OutputError: the folder is not empty.
     """
-    if (output / LOG).exists() or (output / CHECKPOINTS).exists():
+    present = sorted(path.name for path in output.iterdir() if path.name != LOCK) if output.is_dir() else []
+    if LOG in present or CHECKPOINTS in present:
         raise OutputError(
             f"{output} already holds a run, which is never overwritten. Go on with it by resume=auto, "
             "or choose another output."
+        )
+    if present:
+        raise OutputError(
+            f"{output} is not empty ('{present[0]}' is there), and nothing is written over. Choose another output, or "
+            "set resume=auto where it is a run that was stopped before its first checkpoint."
         )
 
 
@@ -31,12 +37,13 @@ def refuse_existing(output: Path) -> None:
 def locked(output: Path) -> Generator[None]:
     """Hold the folder, made where it is missing, for this process alone; where it holds it already, nothing changes.
 
-    The system gives the lock up when its process ends in whatever way, so a killed run never blocks the next one.
+    The system gives the lock up when its process ends in whatever way, so a killed run never blocks the next one. A folder
+    that was made here and stayed empty is removed again.
 
     Raises:
         OutputError: another process holds it, or the folder cannot be made.
     """
-    path, holder = output / LOCK, f"{os.getpid()} on {socket.gethostname()}"
+    path, holder, made = output / LOCK, f"{os.getpid()} on {socket.gethostname()}", not output.exists()
     descriptor = _acquire(output, path, holder)
     if descriptor is None:
         yield
@@ -48,6 +55,8 @@ def locked(output: Path) -> Generator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+        if made and not any(output.iterdir()):
+            output.rmdir()
 
 
 def _acquire(output: Path, path: Path, holder: str) -> int | None:
