@@ -98,7 +98,7 @@ def test_every_fault_is_told_at_once_with_its_line():
         ),
         ("base: b\ntrain: {learning_rate: {u: x}}", "x.yaml:2: train.learning_rate.u should be a number, not 'x'."),
         ("base: b\nbase: c", "x.yaml:2: base is set twice, first at x.yaml:1. Keep one."),
-        ("base: !!python/name:o", "x.yaml:1: base has the tag '!!python/name:o'; tags are refused: write a plain value."),
+        ("base: !!python/x:y", "x.yaml:1: base has the tag '!!python/x:y'; tags are refused: write a plain value."),
         ("base: !!int b", "x.yaml:1: base should be of the kind 'int', not 'b'."),
         ("base: !own b", "x.yaml:1: base has the tag '!own'; tags are refused: write a plain value."),
         ("a: &a b\nbase: *a", "x.yaml:2: aliases (*name) are not read here: write the value out."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visionpeft.cli.show import Command, as_json, here, rows
+from visionpeft.cli.show import Command, as_json, here, inline, number_of, rows
 
 if TYPE_CHECKING:
     from visionpeft.adapters.archive import Adapter
@@ -23,23 +23,27 @@ def export(
     ] = "kohya",
     output: Annotated[Path | None, typer.Option(help="File to write; default: FILE's name with the format.")] = None,
     base: Annotated[str | None, typer.Option(help="The base model; DoRA, OFT and (IA)3 need it.")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="float16, bfloat16 or float32; the native file keeps its own.")
+    ] = "float16",
     json: Json = False,
 ) -> None:
     """Write an adapter for other programs, read it back by each program's rules, and prove that it applies."""
-    from visionpeft.adapters.archive import Adapter
     from visionpeft.files import export as write
-    from visionpeft.files import prove
+    from visionpeft.files import prove, read
 
-    adapter = Adapter.load(file)
-    weights = _base(base)
+    adapter = read(file)
+    model = _base(base)
     target = output or file.with_name(f"{file.name.removesuffix('.safetensors')}.{format}.safetensors")
-    path = write(adapter, _free(target), format, base=weights)
-    proof = prove(path, adapter, base=weights)
+    path = write(adapter, target, format, base=model, dtype=dtype)
+    proof = prove(path, adapter, base=model)
     if json:
         as_json({"file": path, "format": format, "proof": proof})
     else:
         rows({"written": here(path)})
         typer.echo(str(proof))
+    if not proof.ok:
+        raise typer.Exit(1)
 
 
 def blend(
@@ -78,7 +82,7 @@ def inspect(file: File, json: Json = False) -> None:
     if json:
         as_json(facts)
     else:
-        rows({name: _inline(value) for name, value in facts.items()})
+        rows({name: inline(value) for name, value in facts.items()})
 
 
 def weighted(text: str) -> tuple[Path, float]:
@@ -87,20 +91,10 @@ def weighted(text: str) -> tuple[Path, float]:
     Raises:
         ConfigError: what follows the ``=`` is no finite number.
     """
-    from math import isfinite
-
-    from visionpeft.errors import ConfigError
-
     path, equals, number = text.rpartition("=")
     if not equals or Path(text).exists():
         return Path(text), 1.0
-    try:
-        weight = float(number)
-    except ValueError:
-        weight = float("nan")
-    if not isfinite(weight):
-        raise ConfigError(f"'{text}': the weight should be a number, as in {path}=0.7, not '{number}'.")
-    return Path(path), weight
+    return Path(path), number_of(number, text, path)
 
 
 def _base(ref: str | None) -> Any:
@@ -123,12 +117,6 @@ def _free(path: Path) -> Path:
     if path.exists():
         raise OutputError(f"{path} exists: nothing is written over. Name another file with --output.")
     return path
-
-
-def _inline(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {inner}" for name, inner in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 COMMANDS = (

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from visionpeft.cli.show import Command, as_json, here, rows
+from visionpeft.cli.show import Command, as_json, here, inline, number_of, rows
 
 
 def generate(
@@ -17,8 +17,9 @@ def generate(
         typer.Option(metavar="FILE[=WEIGHT,…]", help="An adapter and its weights (default 1); several make columns."),
     ] = None,
     base: Annotated[
-        str, typer.Option(help="Embedded base, hub id, diffusers folder or .safetensors checkpoint.")
-    ] = "visionpeft/emoji-sd",
+        str | None,
+        typer.Option(help="Hub id, diffusers folder or .safetensors checkpoint; default: the embedded base."),
+    ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("pictures"),
     negative: Annotated[str, typer.Option(help="What is not to be seen.")] = "",
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Seeds, one picture each; default 0.")] = None,
@@ -33,11 +34,39 @@ def generate(
 ) -> None:
     """Paint pictures with any number of adapters; each PNG holds all that is needed to make it again."""
     from visionpeft.errors import ConfigError
+    from visionpeft.inference.paint import Job, run_again, run_generate
+    from visionpeft.progress import TerminalProgress
 
+    chosen = [weights_of(text) for text in adapter or ()]
     if bool(prompt) == (again is not None):
         raise ConfigError("give either --prompt (once or more) or --again PICTURE.")
-    as_json({})
-    rows({"": here(output)})
+    if again is not None:
+        made = run_again(again, output, [path for path, _ in chosen], base, progress=TerminalProgress())
+        answer = {"picture": here(made.picture), "identical": made.identical}
+    else:
+        job = Job(
+            tuple(prompt or ()), output, base or Job.base, tuple(chosen), tuple(seed or (0,)),
+            negative, steps, guidance, sampler, width, height, batch_size,
+        )  # fmt: skip
+        painted = run_generate(job, progress=TerminalProgress())
+        sheet = {"grid": here(painted.grid)} if painted.grid else {}
+        answer = {"pictures": [here(path) for path in painted.pictures], **sheet}
+    if json:
+        as_json(answer)
+    else:
+        rows({name: inline(value) for name, value in answer.items()})
+
+
+def weights_of(text: str) -> tuple[Path, tuple[float, ...]]:
+    """``"a.safetensors=0.5,1"`` as a path and its weights; 1 where none is given.
+
+    Raises:
+        ConfigError: what follows the ``=`` are no finite numbers.
+    """
+    path, equals, numbers = text.rpartition("=")
+    if not equals or Path(text).exists():
+        return Path(text), (1.0,)
+    return Path(path), tuple(number_of(number, text, path) for number in numbers.split(","))
 
 
 COMMANDS = (

@@ -51,3 +51,29 @@ def here(path: Path) -> str:
     """A path as the user would type it: relative to the current folder where it is inside."""
     absolute = path.resolve()
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
+
+
+def inline(value: Any) -> str:
+    """A list or a table of a few values on one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {inline(inner)}" for name, inner in value.items()) or "none"
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
+
+
+def number_of(number: str, whole: str, path: str) -> float:
+    """A weight that was written after an adapter's file.
+
+    Raises:
+        ConfigError: it is no finite number.
+    """
+    from math import isfinite
+
+    from visionpeft.errors import ConfigError
+
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = float("nan")
+    if not isfinite(weight):
+        raise ConfigError(f"'{whole}': the weight should be a number, as in {path}=0.7, not '{number}'.")
+    return weight

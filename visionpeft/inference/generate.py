@@ -152,17 +152,26 @@ def decode(base: Base, latents: Tensor, at_once: int = 4) -> list[Image.Image]:
     A VAE that overflows in float16 (``force_upcast``) decodes in float32.
     """
     vae = base.vae
-    dtype = vae.dtype
-    upcast = dtype == torch.float16 and bool(vae.config.force_upcast)
-    if upcast:
-        vae.to(torch.float32)
-    try:
+    upcast = vae.dtype == torch.float16 and bool(vae.config.force_upcast)
+    with in_float32(vae) if upcast else nullcontext():
         parts = [vae.decode(_into(vae, part), return_dict=False)[0].float().cpu() for part in latents.split(at_once)]
-    finally:
-        if upcast:
-            vae.to(dtype)
     values = torch.cat(parts).div(2).add(0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(picture) for picture in (values * 255).round().astype(np.uint8)]
+
+
+@contextmanager
+def in_float32(model: Any) -> Generator[None]:
+    """Bring a model's weights to float32 while the context lasts."""
+    dtype = model.dtype
+    if dtype == torch.float32:
+        yield
+        return
+    # nn.Module's own `to`: the library's warns of every change of type, and this one is undone
+    nn.Module.to(model, torch.float32)
+    try:
+        yield
+    finally:
+        nn.Module.to(model, dtype)
 
 
 def denoise(base: Base, requests: Sequence[Request], latents: Tensor, bar: Bar) -> Tensor:
@@ -182,7 +191,7 @@ def denoise(base: Base, requests: Sequence[Request], latents: Tensor, bar: Bar) 
     width, height = size_of(base, requests[0])
     ids = time_ids(base, (2 if guided else 1) * len(requests), (height, width))
     dtype = next(base.unet.parameters()).dtype
-    chance = [torch.Generator().manual_seed(_further(request.seed)) for request in requests]
+    chance = [torch.Generator().manual_seed(further_seed(request.seed)) for request in requests]
     chance = {} if sampler_named(requests[0].sampler).settled else {"generator": chance}
     scheduler = make_scheduler(requests[0].sampler, base.pipeline.scheduler)
     scheduler.set_timesteps(requests[0].steps, device=latents.device)
@@ -258,7 +267,7 @@ def _into(vae: nn.Module, latents: Tensor) -> Tensor:
     return (latents / config.scaling_factor).to(weight.device, weight.dtype)
 
 
-def _further(seed: int) -> int:
-    """Return a seed for the noise on the way that is not the initial noise's."""
+def further_seed(seed: int) -> int:
+    """Return the seed of the noise on the way, for samplers that take some: not the initial noise's."""
     return (seed + 0x5851F42D4C957F2D) % 2**63
 

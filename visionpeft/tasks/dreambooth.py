@@ -17,10 +17,11 @@ from visionpeft.data.order import Position
 from visionpeft.data.pictures import Picture, load_all, picture_paths
 from visionpeft.data.transforms import covering
 from visionpeft.errors import BaseModelError, ConfigError
+from visionpeft.inference.cuts import say_cuts
 from visionpeft.inference.generate import size_unit
 from visionpeft.models.base import Base
 from visionpeft.models.manage import manage
-from visionpeft.models.prompts import PromptStates, cut_prompt, encode_prompts, unet_forward
+from visionpeft.models.prompts import PromptStates, encode_prompts, unet_forward
 from visionpeft.progress import Progress
 from visionpeft.tasks.batches import CLASS, SUBJECT, Batch, Draws, Group
 from visionpeft.tasks.dreambooth_settings import DreamBoothData, PreviewConfig, ScoreConfig
@@ -101,8 +102,8 @@ class DreamBooth:
         Raises:
             DataError: a picture or folder cannot be used.
         """
-        self.base.to(context.device, context.dtype or torch.float32)
-        self._show_cuts(context.progress)
+        _move(self.base, context.device, context.dtype or torch.float32)
+        say_cuts(self.base, [*self._prompts(), *(self._preview.prompts if self._preview else ())], context.progress)
         pictures = self._load(picture_paths(self._data.instance.images, context.progress), context.progress)
         sources = [self._latents(pictures, "subject pictures", context)]
         if self._data.prior:
@@ -192,13 +193,6 @@ class DreamBooth:
             return None
         return encode_prompts(self.base, self._prompts())
 
-    def _show_cuts(self, progress: Progress) -> None:
-        previews = self._preview.prompts if self._preview else ()
-        for prompt in dict.fromkeys([*self._prompts(), *previews]):
-            kept, cut = cut_prompt(self.base, prompt)
-            if cut:
-                progress.say(f"this prompt is over 77 tokens; the model does not read what follows ✂: {kept} ✂ {cut}")
-
     def _load(self, paths: Sequence[Path], progress: Progress) -> list[Picture]:
         return load_all(paths, progress, lambda image: covering(image, self._resolution))
 
@@ -239,6 +233,13 @@ def prediction_type(base: Base) -> PredictionType:
     if base.prediction_type not in kinds:
         raise BaseModelError(f"{base.id} predicts '{base.prediction_type}': only {', '.join(kinds)} can be trained.")
     return kinds[base.prediction_type]
+
+
+def _move(base: Base, device: torch.device, dtype: torch.dtype) -> None:
+    """Move the base; its type is only touched where it is another, as the library warns of that."""
+    models = (base.unet, base.vae, *base.text_encoders.values())
+    same = all(next(model.parameters()).dtype == dtype for model in models)
+    base.to(device, None if same else dtype)
 
 
 def _resolution(base: Base, wanted: int | None) -> int:

@@ -12,6 +12,7 @@ from visionpeft.data.cache import Store
 from visionpeft.data.pictures import Picture
 from visionpeft.data.transforms import Crop, View, pixels, seen, view_of
 from visionpeft.errors import DataError
+from visionpeft.inference.generate import in_float32
 from visionpeft.models.base import Base
 from visionpeft.progress import Progress
 
@@ -111,14 +112,9 @@ class Latents:
     def _encoded(self, index: int, view: View) -> Moments:
         picture = self._pictures[index]
         vae = self._base.vae
-        dtype = vae.dtype
-        vae.to(torch.float32)
-        try:
+        with in_float32(vae), torch.autocast(vae.device.type, enabled=False):
             values = pixels(seen(picture.image, view)).unsqueeze(0).to(vae.device)
-            with torch.autocast(vae.device.type, enabled=False):
-                distribution = vae.encode(values).latent_dist
-        finally:
-            vae.to(dtype)
+            distribution = vae.encode(values).latent_dist
         scale = vae.config.scaling_factor
         moments = Moments(distribution.mean[0] * scale, distribution.std[0] * scale)
         if self._store is not None and not bool(torch.isfinite(moments.mean).all()):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from visionpeft.errors import TrainingError
+
 
 @dataclass
 class Choice:
@@ -29,10 +31,15 @@ class Choice:
         """Note an evaluation and return whether it is the best so far.
 
         The untrained step 0 is noted only; ``eligible`` = 0 and a metric that is not a number never win.
+
+        Raises:
+            TrainingError: the metric is not among the figures.
         """
         self.history.append({"step": step, **figures})
         if self.metric is None or step == 0:
             return False
+        if self.metric not in figures:
+            raise TrainingError(f"no '{self.metric}' was evaluated, which chooses the best step: {', '.join(figures)}.")
         value = figures[self.metric]
         allowed = figures.get("eligible", 1.0) >= 1.0 and value == value  # which NaN is not
         if allowed and (self.best_value is None or value > self.best_value):

@@ -19,7 +19,7 @@ Groups = list[dict[str, Any]]
 class OptimizerConfig(BaseModel):
     """Which optimizer, and its settings; a plain name stands for the name with the defaults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str = "adamw"
     """adamw, adamw8bit, adafactor or sgd."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
-import torch
-
+from visionpeft.compute.memory import explain
 from visionpeft.errors import ResourceError, TrainingError
 
 _NAMED = 16  # files that a message names
-_SIGNS = ("not enough memory", "can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 @contextmanager
@@ -22,10 +20,8 @@ def memory_explained(work: str, batch_size: int, gradient_checkpointing: bool) -
     """
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _short_of_memory(work, batch_size, gradient_checkpointing) from error
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in _SIGNS):
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(explain(error), ResourceError):
             raise
         raise _short_of_memory(work, batch_size, gradient_checkpointing) from error
 

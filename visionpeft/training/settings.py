@@ -23,7 +23,7 @@ class TrainConfig(BaseModel):
     A step's global batch is ``batch_size × gradient_accumulation × processes`` samples.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     steps: int = Field(default=400, ge=1)
     """Optimizer steps in all."""
