@@ -50,7 +50,7 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
     for name in typer.main.get_command(program.app).commands:
         status, out, _ = told(capsys, name, "--help")
         assert status == 0
-        assert f"Example:\n    visionpeft {name} " in out, out
+        assert f"Example:\n    visionpeft {name}" in out, out
 
 
 def test_without_arguments_help_is_shown(capsys: pytest.CaptureFixture[str]):

@@ -102,11 +102,6 @@ PAIRS: tuple[Pair, ...] = (
         "diffusers>=0.42.1",
     ),
     Pair("huggingface_hub", ">=1", "diffusers", "<0.40", "pipelines fail to load offline", "diffusers>=0.40"),
-    Pair(
-        "transformers", ">=5.9", "peft", "<=0.21.2",
-        "peft alone loads no ViT or DETR adapters of before transformers 5.9; its default ViT targets match nothing",
-        "use this program's semantic targets",
-    ),
 )  # fmt: skip
 """Pairs that import together and then fail, many of them silently."""
 
@@ -116,7 +111,13 @@ def diagnose(folder: Path) -> Diagnosis:
     found = devices()
     extras = [find_extra(name, use) for name, use in EXTRAS.items()]
     memory, room = main_memory(), disk(folder)
-    problems = [*_requirements(), *_pairs(PAIRS, _version), *_extras(extras), *_room(memory, room), *_assets()]
+    problems = [
+        *_requirements(),
+        *find_pairs(PAIRS, _version),
+        *extra_problems(extras),
+        *room_problems(memory, room),
+        *_assets(),
+    ]
     return Diagnosis(
         versions={"visionpeft": __version__, "python": platform.python_version()} | {n: _version(n) for n in LIBRARIES},
         devices=found,
@@ -182,7 +183,7 @@ def _requirements() -> list[Problem]:
     return problems
 
 
-def _pairs(pairs: Iterable[Pair], version: Callable[[str], str | None]) -> list[Problem]:
+def find_pairs(pairs: Iterable[Pair], version: Callable[[str], str | None]) -> list[Problem]:
     """The rows whose both sides are installed in the versions that they name."""
     problems: list[Problem] = []
     for pair in pairs:
@@ -205,13 +206,13 @@ def _release(version: str) -> Version:
     return Version(Version(version).public)
 
 
-def _extras(extras: list[Extra]) -> list[Problem]:
+def extra_problems(extras: list[Extra]) -> list[Problem]:
     """Optional packages that are there and do not import."""
     remedy = "reinstall it for this version of torch, or remove it"
     return [Problem(f"{e.name} {e.version} does not import: {e.error}", remedy) for e in extras if e.error]
 
 
-def _room(memory: Room, room: Room) -> list[Problem]:
+def room_problems(memory: Room, room: Room) -> list[Problem]:
     """Too little memory or disk for the demo."""
     problems: list[Problem] = []
     if memory.free < LEAST_MEMORY:
@@ -243,7 +244,10 @@ def lines(diagnosis: Diagnosis) -> list[str]:
         *_section("attention", [(f"{b.name} on {b.device}", _works(b.works, b.why)) for b in diagnosis.attention]),
         *_section("extras", [(e.name, f"{_extra_line(e)} ({e.use})") for e in diagnosis.extras]),
         *_section("room", [("memory", _room_line(diagnosis.memory)), ("disk", _room_line(diagnosis.disk))]),
-        *_section("what would fail", [(f"{n}.", f"{p.what}. Remedy: {p.remedy}.") for n, p in _numbered(diagnosis)]),
+        *_section(
+            "what would fail",
+            [(f"{n}.", f"{p.what.rstrip('.')}. Remedy: {p.remedy}.") for n, p in _numbered(diagnosis)],
+        ),
         "" if diagnosis.problems else "nothing found that would fail",
     ]
 

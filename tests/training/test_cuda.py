@@ -38,7 +38,7 @@ def test_no_step_waits_for_the_device(tmp_path, precision):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_resume_is_exact(tmp_path, precision):
-    config = FULL.model_copy(update={"precision": precision})
+    config = FULL.model_copy(update={"precision": precision, "deterministic": True})
     fit(Toy(), config, tmp_path / "straight")
     for stop in (2, 5):
         task = Stopping()

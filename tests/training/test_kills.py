@@ -84,5 +84,6 @@ def test_a_folder_in_use_is_refused_and_a_dead_holder_forgotten(processes, tmp_p
     holder.join()
     assert (tmp_path / ".lock").exists()
     with locked(tmp_path):
-        pass
+        fit(Toy(), CONFIG.model_copy(update={"steps": 1}), tmp_path)  # in the same process: no obstacle
+        assert (tmp_path / ".lock").exists()
     assert not (tmp_path / ".lock").exists()

@@ -105,6 +105,19 @@ def test_the_callers_generator_is_left_alone(tmp_path):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_deterministic_kernels_are_asked_for_inside_only(tmp_path):
+    class Asking(Toy):
+        def loss(self, batch, rng):
+            self.inside = torch.are_deterministic_algorithms_enabled()
+            return super().loss(batch, rng)
+
+    for wanted in (True, False):
+        task = Asking()
+        fit(task, FULL.model_copy(update={"steps": 1, "deterministic": wanted}), tmp_path / str(wanted))
+        assert task.inside == wanted
+        assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_a_finished_run_is_only_read(straight, tmp_path):
     fit(Toy(), FULL, tmp_path)
     before = everything(tmp_path)

@@ -25,7 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (*runs.COMMANDS, *pictures.COMMANDS, *adapters.COMMANDS, *machine.COMMANDS):
+COMMANDS = (*runs.COMMANDS, *pictures.COMMANDS, *adapters.COMMANDS, *machine.COMMANDS)
+for command in COMMANDS:
     app.command(command.name, short_help=command.summary, epilog=f"\b\nExample:\n  {command.example}")(command.function)
 
 
@@ -46,7 +47,24 @@ def _root(  # pyright: ignore[reportUnusedFunction]
 
 def main() -> None:
     """Run the command line with the program's arguments, and exit with its status."""
+    quiet()
     sys.exit(run(sys.argv[1:]))
+
+
+def quiet() -> None:
+    """Keep the libraries' hints to programmers off the terminal; what the user has set in the environment holds."""
+    import warnings
+
+    if _debugging():
+        return
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+def _debugging() -> bool:
+    return os.environ.get(DEBUG, "") not in ("", "0")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -92,7 +110,7 @@ def _unexpected(error: Exception) -> int:
 
 def _say(message: str, status: int, error: BaseException) -> int:
     """Print the message on standard error, under the traceback where debugging is on; return the status."""
-    if os.environ.get(DEBUG, "") not in ("", "0"):
+    if _debugging():
         import traceback
 
         traceback.print_exception(error)

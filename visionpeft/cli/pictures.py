@@ -42,7 +42,7 @@ def generate(
         raise ConfigError("give either --prompt (once or more) or --again PICTURE.")
     if again is not None:
         made = run_again(again, output, [path for path, _ in chosen], base, progress=TerminalProgress())
-        answer = {"picture": here(made.picture), "identical": made.identical}
+        answer = {"picture": here(made.picture), "difference": made.difference}
     else:
         job = Job(
             tuple(prompt or ()), output, base or Job.base, tuple(chosen), tuple(seed or (0,)),

@@ -43,11 +43,12 @@ class Backend:
 
 def probe(device: torch.device) -> list[Backend]:
     """Run every backend on a device, forward and backward, against float64 attention written out."""
-    rows = [_try(name, device, _sdpa(kind)) for name, kind in SDPA.items()]
-    return [*rows, _try("xformers", device, _xformers)]
+    rows = [try_backend(name, device, _sdpa(kind)) for name, kind in SDPA.items()]
+    return [*rows, try_backend("xformers", device, _xformers)]
 
 
-def _try(name: str, device: torch.device, attend: Attend) -> Backend:
+def try_backend(name: str, device: torch.device, attend: Attend) -> Backend:
+    """Run one attention function, [batch, heads, sequence, width] each, and say whether it works on the device."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

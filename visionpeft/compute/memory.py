@@ -53,6 +53,22 @@ def device_memory(device: torch.device) -> Room | None:
     return Room(*torch.cuda.mem_get_info(device)) if device.type == "cuda" else None
 
 
+def peak_memory(device: torch.device) -> int:
+    """The most bytes this process has used so far: on a CUDA device what torch allocated there, else main memory."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = getattr(psutil.Process().memory_info(), "peak_wset", None)
+    if peak is not None:  # Windows
+        return int(peak)
+    import resource
+    import sys
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def disk(folder: Path) -> Room:
     """Disk space where ``folder`` is, or will be."""
     folder = folder.resolve()

@@ -66,10 +66,16 @@ class Painted:
 
 @dataclass(frozen=True)
 class Again:
-    """A picture made once more, and whether it has the same pixels as the first."""
+    """A picture made once more.
+
+    Attributes:
+        picture: the new file.
+        difference: the largest difference of a pixel's channel from the first, 0 to 255; None where the sizes differ.
+            Another batch or another device rounds otherwise, which makes a few units.
+    """
 
     picture: Path
-    identical: bool
+    difference: int | None
 
 
 def run_generate(job: Job, *, progress: Progress = SILENT) -> Painted:
@@ -120,7 +126,6 @@ def run_again(
         OutputError: the new file exists.
     """
     from PIL import Image as Images
-    from PIL import ImageChops
 
     from visionpeft.inference.generate import generate
     from visionpeft.inference.png import recipe_of, save_png
@@ -138,8 +143,16 @@ def run_again(
     make_folder(output)
     save_png(new, target, recipe_for(loaded, request, _active(files, request)))
     with Images.open(picture) as old:
-        identical = old.size == new.size and ImageChops.difference(old.convert("RGB"), new).getbbox() is None
-    return Again(target, identical)
+        return Again(target, _difference(old.convert("RGB"), new))
+
+
+def _difference(one: Image, two: Image) -> int | None:
+    from PIL import ImageChops
+
+    if one.size != two.size:
+        return None
+    extremes = (band.getextrema() for band in ImageChops.difference(one, two).split())
+    return max(int(cast("tuple[int, int]", ends)[1]) for ends in extremes)
 
 
 def _columns(job: Job) -> list[tuple[tuple[float, ...], int]]:
@@ -165,7 +178,10 @@ def _load(
         files: list[AdapterFile] = []
         for number, (path, adapter) in enumerate(zip(paths, adapters, strict=True)):
             name = named[number].name if named else _name(path, files)
-            manager.attach(name, adapter)
+            try:
+                manager.attach(name, adapter)
+            except AdapterError as error:
+                raise AdapterError(f"{path}: {error}") from error
             files.append(AdapterFile(name, path.name, file_hash(path), 1.0))
             bar.advance()
     return base, manager, files

@@ -56,6 +56,10 @@ class DreamBooth:
         preview: pictures to make while training.
         score: how the adapter is scored while training; None chooses no best checkpoint.
         class_root: folder of all kept class pictures; None is the user's cache.
+        seed: of the adapter's initial weights.
+
+    Attributes:
+        pictures: of the subject, as they were read; there after ``prepare``.
         seed: of the adapter's first values.
 
     Raises:
@@ -80,6 +84,7 @@ class DreamBooth:
         self.metric = "score" if score and score.every else None
         self._data = data
         self._preview, self._score, self._class_root = preview, score, class_root
+        self.pictures: list[Picture] = []
         self._resolution = _resolution(base, data.resolution)
         self.manager = manage(base)
         instance = data.instance
@@ -118,6 +123,7 @@ class DreamBooth:
         self._states = self._fixed_states()
         if context.gradient_checkpointing:
             _checkpoint_gradients(self.components)
+        self.pictures = pictures
         images = [picture.image for picture in pictures]
         self._watch = Watch(self.base, self.manager, self._data.instance, images, self._preview, self._score, context)
 
@@ -147,6 +153,10 @@ class DreamBooth:
         """Return subject and prompt fidelity, diversity, drift, score and whether the step is eligible."""
         del step
         return self._watch.scores()
+
+    def base_scores(self) -> dict[str, float]:
+        """Return what the base model itself scores on the same set; nothing where no score is set."""
+        return self._watch.base_scores()
 
     def preview(self, step: int) -> Sequence[Artifact]:
         """Write ``previews/step_000100.png``: a row for each prompt, a column for each seed."""

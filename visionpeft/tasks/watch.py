@@ -52,9 +52,11 @@ class Watch:
         """Return the probe's figures by name; none where no score is set."""
         if self._score is None:
             return {}
-        if self._probe is None:
-            self._probe = self._new_probe(self._score)
-        return self._probe.scores().metrics()
+        return self._opened(self._score).scores().metrics()
+
+    def base_scores(self) -> dict[str, float]:
+        """Return the base model's own figures by name; none where no score is set."""
+        return {} if self._score is None else self._opened(self._score).calibration().metrics()
 
     def preview(self, step: int) -> list[Artifact]:
         """Write one sheet, prompts × seeds, and return it; none where no preview is set."""
@@ -71,6 +73,11 @@ class Watch:
         path = make_folder(self._context.output / "previews") / f"step_{step:06d}.png"
         save_png(sheet, path, {"step": step, **settings.model_dump(mode="json")})
         return [Artifact("preview", path, " | ".join(settings.prompts))]
+
+    def _opened(self, settings: ScoreConfig) -> Probe:
+        if self._probe is None:
+            self._probe = self._new_probe(settings)
+        return self._probe
 
     def _new_probe(self, settings: ScoreConfig) -> Probe:
         device, progress = self._context.device, self._context.progress

@@ -15,9 +15,11 @@ from visionpeft.adapters.archive import Adapter
 from visionpeft.compute.precision import precision_of
 from visionpeft.errors import TrainingError
 from visionpeft.progress import SILENT, Progress
+from visionpeft.safefile import write_atomically
 from visionpeft.training.batches import BatchPlan
 from visionpeft.training.checkpoint import Checkpoint
 from visionpeft.training.clock import Clock
+from visionpeft.training.deterministic import deterministic_kernels
 from visionpeft.training.fingerprint import require_same
 from visionpeft.training.interrupt import StopRequest, TrainingInterruptedError
 from visionpeft.training.lock import locked
@@ -41,8 +43,11 @@ def fit(
     progress: Progress = SILENT,
     accelerator: Accelerator | None = None,
     settings: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> FitResult:
     """Train a task, from the beginning or from a checkpoint; where it was stopped makes no difference to any bit.
+
+    On a GPU that holds with ``config.deterministic``; otherwise some of its kernels sum in an order of their own.
 
     Args:
         task: what to train.
@@ -54,6 +59,7 @@ def fit(
         progress: shows the steps, and lines about what was passed over.
         accelerator: the processes; None opens them from the launcher's environment.
         settings: further nested settings (JSON values) that a continued run must share with its beginning.
+        files: name -> text of files that stand in the run's folder from its beginning.
 
     Raises:
         OutputError: the folder holds a run already, is in use, or the disk is full.
@@ -70,8 +76,12 @@ def fit(
             stack.enter_context(locked(output))
         forked = [accelerator.device] if accelerator.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=forked))
+        stack.enter_context(deterministic_kernels(config.deterministic))
         begun = beginning(output, resume, config.steps, everything, accelerator, progress)
         run = _Run(task, config, output, accelerator, progress, begun)
+        if accelerator.is_main_process:
+            for name, text in (files or {}).items():
+                write_atomically(output / name, [text.encode()])
         stack.callback(run.record.close)
         run.train(everything, preview_every)
         return run.result()
@@ -112,14 +122,12 @@ class _Run:
         config, accelerator = self.config, self.accelerator
         rank, world = accelerator.process_index, accelerator.num_processes
         dtype, recompute = self.precision.dtype, config.gradient_checkpointing
+        context = Context(accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, recompute)
         torch.manual_seed(mix_seed(config.seed, "prepare"))
         with self._explained("preparing the task"):
-            self.task.prepare(
-                Context(accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, recompute)
-            )
-        self.plan = BatchPlan(
-            config.seed, self.task.samples(), config.batch_size, config.gradient_accumulation, rank, world
-        )
+            self.task.prepare(context)
+        size, accumulation = config.batch_size, config.gradient_accumulation
+        self.plan = BatchPlan(config.seed, self.task.samples(), size, accumulation, rank, world)
         slots = [[position.slot for position in micro] for micro in self.plan.micro(0)]
         self.slots = torch.tensor(slots, device=self.device).unbind()  # the same in every step: copied once
         self.trainer = Trainer(self.task.trainable(), config, self.precision, world)

@@ -47,6 +47,9 @@ class TrainConfig(BaseModel):
     """Arithmetic of a step; the trained weights are float32 always."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    deterministic: bool = False
+    """On a GPU, use only kernels that always give the same bits: repeated and resumed runs are then bit-equal there as
+    they are on the CPU, at some cost in speed."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of everything random."""
     checkpoint_every: int = Field(default=100, ge=0)
