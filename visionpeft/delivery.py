@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visionpeft import __version__, safefile
+from visionpeft import __version__
 from visionpeft.errors import AdapterError
 from visionpeft.progress import RecordingProgress
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from visionpeft.adapters.archive import Adapter
     from visionpeft.config import DreamBoothRun
+    from visionpeft.evaluation.report_data import Outcome
     from visionpeft.files import Proof
     from visionpeft.tasks.dreambooth import DreamBooth
     from visionpeft.training.record import FitResult
@@ -61,7 +61,7 @@ def deliver(config: DreamBoothRun, task: DreamBooth, result: FitResult, progress
         OutputError: the disk is full.
     """
     from visionpeft.evaluation.report import write_report
-    from visionpeft.evaluation.report_data import METRICS, from_run
+    from visionpeft.evaluation.report_data import from_run, write_outcome
 
     folder = config.output
     task.restore(result.adapter)
@@ -69,7 +69,7 @@ def deliver(config: DreamBoothRun, task: DreamBooth, result: FitResult, progress
     exports = _export_all(result.adapter, task, folder, progress)
     sheet = _write_sheet(config, task, folder, progress)
     scores = _chosen_scores(result)
-    _write_json(folder / METRICS, _outcome(config, task, result, scores, progress))
+    write_outcome(folder, _outcome(config, task, result, scores, progress))
     return RunResult(sheet, path, exports, write_report(folder, from_run(folder)), scores)
 
 
@@ -81,11 +81,11 @@ def _chosen_scores(result: FitResult) -> dict[str, float]:
 
 def _export_all(adapter: Adapter, task: DreamBooth, folder: Path, progress: RecordingProgress) -> dict[str, Path]:
     """Export to each format that can express the method, prove each file, and write ``proof.json``."""
-    from visionpeft.evaluation.report_data import PROOF
+    from visionpeft.evaluation.report_data import write_proofs
     from visionpeft.files import export, prove
 
     made: dict[str, Path] = {}
-    proofs: list[dict[str, Any]] = []
+    proofs: list[Proof] = []
     (folder / "exports").mkdir(exist_ok=True)
     with progress.phase("exports and proof", len(FORMATS)) as bar:
         for name in FORMATS:
@@ -95,27 +95,10 @@ def _export_all(adapter: Adapter, task: DreamBooth, folder: Path, progress: Reco
             except AdapterError as refusal:
                 progress.say(f"there is no {name} file: {refusal}")
             else:
-                proofs.append(_proof_row(prove(path, adapter, base=task.base), path.relative_to(folder), name))
+                proofs.append(prove(path, adapter, base=task.base))
             bar.advance()
-    _write_json(folder / PROOF, {"files": proofs})
+    write_proofs(folder, proofs)
     return made
-
-
-def _proof_row(proof: Proof, path: Path, format_name: str) -> dict[str, Any]:
-    """What the report shows of a file; programs that its format is not written for are left out."""
-    meant = [proof.programs[name] for name in proof.meant_for]
-    rows = [
-        {
-            "program": one.program,
-            "applies": one.applied,
-            "expected": one.expected,
-            "max_error": one.max_abs_error,
-            "accepted": one.accepted,
-            "note": "; ".join(one.notes),
-        }
-        for one in meant
-    ]
-    return {"file": path.as_posix(), "format": format_name, "programs": rows}
 
 
 def _write_sheet(config: DreamBoothRun, task: DreamBooth, folder: Path, progress: RecordingProgress) -> Path | None:
@@ -158,13 +141,13 @@ def _outcome(
     result: FitResult,
     scores: Mapping[str, float],
     progress: RecordingProgress,
-) -> dict[str, Any]:
+) -> Outcome:
     """The content of ``metrics.json``: figures of this run alone."""
     from visionpeft.compute.memory import peak_memory
     from visionpeft.evaluation.report_data import Outcome
 
     report = task.report
-    found = Outcome(
+    return Outcome(
         name=config.output.resolve().name,
         task=task.name,
         subject=config.data.instance.subject_words,
@@ -188,7 +171,6 @@ def _outcome(
         warnings=progress.lines,
         peak_memory=peak_memory(task.base.unet.device),
     )
-    return found.model_dump(mode="json")
 
 
 def _machine(task: DreamBooth) -> dict[str, Any]:
@@ -197,9 +179,3 @@ def _machine(task: DreamBooth) -> dict[str, Any]:
     used = task.base.unet.device.type
     found = next(device for device in devices() if device.name.startswith(used))
     return {"device": found.product, "detail": found.detail}
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    safefile.write_atomically(path, [text.encode()])

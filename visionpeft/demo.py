@@ -30,7 +30,9 @@ def demo(output: Path, *, short: bool = False, progress: Progress = SILENT) -> R
     from visionpeft.run import train
 
     with as_file(files("visionpeft") / "assets" / "subjects") as subjects:
-        config = config_from(demo_settings(first_subject(subjects), output, short), name="the demo")
+        subject = first_subject(subjects)
+        kind = json.loads((subject / "subject.json").read_text())["class_word"]
+        config = config_from(demo_settings(subject, output, kind, short=short), name="the demo")
         return train(config, progress=progress)
 
 
@@ -39,10 +41,15 @@ def first_subject(subjects: Path) -> Path:
     return subjects / json.loads((subjects / "subjects.json").read_text())["demo"]
 
 
-def demo_settings(subject: Path, output: Path, short: bool) -> dict[str, Any]:
-    """The settings of configs/dreambooth_demo.yaml for a subject's folder, smaller where ``short``."""
-    about = json.loads((subject / "subject.json").read_text())
-    kind = about["class_word"]
+def demo_settings(subject: Path, output: Path, kind: str, *, short: bool = False) -> dict[str, Any]:
+    """Return settings to learn the subject whose pictures are in a folder.
+
+    Args:
+        subject: the folder.
+        output: of the run.
+        kind: the class word: "bird".
+        short: a few steps and pictures only.
+    """
     steps = SHORT_STEPS if short else STEPS
     words = f"sks {kind}"
     places = ("on a blue background", "on a striped yellow background", "at the top left, on a white background",

@@ -62,7 +62,7 @@ def diffusion(pipeline) -> Model:
         states = encode_prompts(base, PROMPTS)
         return unet_forward(base, noise, torch.tensor([10, 700]), states, time_ids(base, 2))
 
-    texts = {name: "mlp" for name in base.text_encoders}
+    texts = dict.fromkeys(base.text_encoders, "mlp")
     return Model(manage(base), run, {"unet": (r"re:^mid_block.*(attn|proj_in|conv1)", "conv_in"), **texts})
 
 
@@ -83,7 +83,9 @@ every_model = pytest.mark.parametrize("kind", sorted(MODELS))
 
 
 def spec_for(method: str, model: Model, **more: object) -> AdapterSpec:
-    return read_spec({"method": method, "targets": model.targets, **SETTINGS.get(method, {"rank": 3, "alpha": 2.0}), **more})
+    return read_spec(
+        {"method": method, "targets": model.targets, **SETTINGS.get(method, {"rank": 3, "alpha": 2.0}), **more}
+    )
 
 
 def stir(manager: AdapterManager, name: str, seed: int = 0, size: float = 0.1) -> None:

@@ -163,7 +163,8 @@ class TokenBook:
             raise AdapterError(f"Token '{word}' belongs to the adapter '{taken[0]}'; choose another word.")
         if not _WORD.fullmatch(word):
             raise AdapterError(f"Token {word!r}: a trained word is one word without spaces; '<robot>' would do.")
-        if len(tokenizer(word, add_special_tokens=False).input_ids) == 1 and word in tokenizer.get_vocab():
+        pieces = tokenizer.convert_ids_to_tokens(tokenizer(word, add_special_tokens=False).input_ids)
+        if [piece.removesuffix("</w>") for piece in pieces] == [word]:
             raise AdapterError(f"Token '{word}' is a word of the model already; '<{word}>' would do.")
 
     def _need_tokenizer(self) -> Any:

@@ -78,7 +78,7 @@ class Base:
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Base:
         """Move the pipeline and return self; adapters' masters stay float32."""
         for part in (self.unet, self.vae, *self.text_encoders.values()):
-            part.to(device=device, dtype=dtype)
+            nn.Module.to(part, device=device, dtype=dtype)  # diffusers' own `to` warns of every change of type
         return self
 
 
