@@ -175,7 +175,7 @@ def write_atomically(path: str | Path, pieces: Iterable[bytes]) -> None:
     try:
         _write_part(part, pieces)
         part.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise _output_error(path, error) from error
@@ -192,7 +192,7 @@ def _write_part(part: Path, pieces: Iterable[bytes]) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename durable; systems that cannot open folders (Windows) do so by themselves."""
     if os.name == "nt":
         return

@@ -262,7 +262,7 @@ def compress(down: Tensor, up: Tensor, rank: int | None = None, energy: float | 
 def _kept(values: Tensor, rank: int | None, energy: float | None) -> int:
     keep = len(values) if rank is None else min(rank, len(values))
     if energy is not None:
-        share = values.square().cumsum(0) / values.square().sum().clamp_min(torch.finfo(values.dtype).tiny)
+        share = (values.square().cumsum(0) / values.square().sum()).nan_to_num(1.0)  # of nothing, one is enough
         keep = min(keep, int((share < energy * (1 - 1e-12)).sum()) + 1)
     return keep
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from visionpeft import __version__
 from visionpeft.adapters.spec import AdapterSpec, read_spec
-from visionpeft.errors import FileFormatError, OutputError, did_you_mean
+from visionpeft.errors import AdapterError, FileFormatError, OutputError, did_you_mean
 
 HEADER = "visionpeft"
 HEADS = "heads."
@@ -123,7 +123,7 @@ def _read_header(file: Path, text: str) -> tuple[dict[str, AdapterSpec], Adapter
         header = json.loads(text)
         specs = {str(component): read_spec(values) for component, values in header["specs"].items()}
         return specs, AdapterMetadata.model_validate(header["metadata"])
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValidationError, RecursionError) as error:
+    except (AdapterError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise FileFormatError(f"{file}: the adapter's header cannot be read ({reason}); the file is damaged.") from None
 

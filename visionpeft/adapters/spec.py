@@ -70,7 +70,11 @@ class LoraSpec(RankSpec):
 
 
 class RsLoraSpec(RankSpec):
-    """Rank-stabilised LoRA, ``ΔW = alpha/√rank · B A`` (Kalajdzievski 2023, arXiv:2312.03732)."""
+    """Rank-stabilised LoRA, ``ΔW = alpha/√rank · B A`` (Kalajdzievski 2023, arXiv:2312.03732).
+
+    Attributes:
+        init: as for LoRA.
+    """
 
     method: Literal["rslora"] = "rslora"
     init: Init = "default"

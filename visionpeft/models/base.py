@@ -15,6 +15,7 @@ from torch import nn
 
 from visionpeft.errors import BaseModelError, did_you_mean
 from visionpeft.models.family import Family, components_of, family_of
+from visionpeft.models.quiet import without_loading_bars
 
 EMBEDDED = {"visionpeft/emoji-sd": "emoji-sd"}
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -77,7 +78,7 @@ class Base:
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Base:
         """Move the pipeline and return self; adapters' masters stay float32."""
         for part in (self.unet, self.vae, *self.text_encoders.values()):
-            part.to(device=device, dtype=dtype)
+            nn.Module.to(part, device=device, dtype=dtype)  # diffusers' own `to` warns of every change of type
         return self
 
 
@@ -192,7 +193,8 @@ def _pretrained(ref: str, kind: str, dtype: torch.dtype | None, **options: Any) 
     # float16 is read as it is; for bfloat16 the hash needs the exact values first
     stored = torch.float16 if dtype == torch.float16 else torch.float32
     try:
-        return getattr(diffusers, kind).from_pretrained(ref, torch_dtype=stored, use_safetensors=True, **options)
+        with without_loading_bars():
+            return getattr(diffusers, kind).from_pretrained(ref, torch_dtype=stored, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise BaseModelError(

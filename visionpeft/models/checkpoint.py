@@ -13,6 +13,7 @@ from visionpeft.errors import BaseModelError
 from visionpeft.models import original
 
 VOCABULARY = "openai/clip-vit-large-patch14"
+_BYTES = 512  # a CLIP vocabulary begins with every byte, within and at the end of a word
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
 
 
@@ -129,13 +130,16 @@ def _tokenizer(path: Path, name: str, given: str | Path | None, pad: str | None)
             if (folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file():
                 return CLIPTokenizer.from_pretrained(str(folder), **more)
     try:
-        return CLIPTokenizer.from_pretrained(str(given or VOCABULARY), local_files_only=given is None, **more)
-    except (OSError, ValueError) as error:
-        where = f"'{given}' has none" if given else f"none lies beside it, and '{VOCABULARY}' is not in the hub's cache"
-        raise BaseModelError(
-            f"{path}: a checkpoint holds no tokenizer, and {where}: pass tokenizer=, a folder with CLIP's vocab.json"
-            f" and merges.txt, or the id of one on the hub ('{VOCABULARY}')."
-        ) from error
+        found = CLIPTokenizer.from_pretrained(str(given or VOCABULARY), local_files_only=given is None, **more)
+    except (OSError, ValueError):
+        found = ()
+    if len(found) >= _BYTES:  # where there is nothing, transformers may make a tokenizer that knows nothing
+        return found
+    where = f"'{given}' has none" if given else f"none lies beside it, and '{VOCABULARY}' is not in the hub's cache"
+    raise BaseModelError(
+        f"{path}: a checkpoint holds no tokenizer, and {where}: pass tokenizer=, a folder with CLIP's vocab.json"
+        f" and merges.txt, or the id of one on the hub ('{VOCABULARY}')."
+    )
 
 
 def _pipeline(family: str, parts: dict[str, Any]) -> Any:
