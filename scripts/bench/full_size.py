@@ -280,6 +280,8 @@ def unet_output(base: Base, side: int) -> Tensor:
 
 def train(row: Row, base: Base, steps: int, side: int) -> Any:
     """Train LoRA with kohya's targets on every component for some steps; return the adapter."""
+    if base.unet.dtype == torch.float16:
+        base.to(dtype=torch.bfloat16)  # the range of float32: no loss scaling
     manager = manage(base)
     components = [name for name in ("unet", "text_encoder", "text_encoder_2") if name in manager.components]
     spec = LoraSpec(rank=RANK, alpha=RANK / 2, targets=dict.fromkeys(components, "kohya"))

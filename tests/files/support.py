@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from functools import cache
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -56,3 +60,14 @@ def adapter(family: str, method: str, *, patterns: bool = False, trained: bool =
                 for parameter in group:
                     parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return manager.capture("subject")
+
+
+@cache
+def bench() -> ModuleType:
+    """The bench script as a module: it holds the published models' configurations."""
+    path = Path(__file__).parents[2] / "scripts" / "bench" / "full_size.py"
+    spec = importlib.util.spec_from_file_location("full_size", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["full_size"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.files.support import PIPELINES, weights
+from tests.files.support import PIPELINES, bench, weights
 from visionpeft.errors import FileFormatError
-from visionpeft.files.names import Blocks, canonical_place, dotted, kohya_name
+from visionpeft.files.names import Blocks, canonical_place, dotted, kohya_name, original_name
 from visionpeft.files.readers.rules import Model
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "kohya_names.json").read_text())
@@ -25,7 +26,7 @@ def test_golden_names_both_ways(family, place, name):
 @pytest.mark.parametrize("family", PIPELINES)
 def test_every_layer_of_a_model_has_a_name_and_comes_back(family):
     blocks = Blocks.of(weights(family))
-    names = {kohya_name(place, family, blocks): place for place in weights(family) if "shortcut" not in place or place}
+    names = {kohya_name(place, family, blocks): place for place in weights(family)}
     assert len(names) == len(weights(family))
     assert {canonical_place(name, blocks) for name in names} == set(names.values())
 
@@ -63,3 +64,19 @@ def test_dots_go_back_by_the_longest_word():
 def test_what_has_no_name_is_refused(place, family):
     with pytest.raises(FileFormatError):
         kohya_name(place, family, Blocks())
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_original_names_of_whole_published_unets_are_those_that_checkpoints_are_read_by(family):
+    from visionpeft.models import original
+
+    script = bench()
+    with torch.device("meta"):
+        unet = script.build_unet(family, tiny=False).state_dict()
+    blocks = Blocks(plain=frozenset({0} if family == "sd1" else ()))
+    state = {}
+    for name, tensor in unet.items():
+        path, _, kind = name.rpartition(".")
+        state[f"model.diffusion_model.{original_name(path, blocks)}.{kind}"] = tensor
+    found = original.unet_state(state)
+    assert {name: tensor.shape for name, tensor in found.items()} == {name: t.shape for name, t in unet.items()}

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-from tests.files.support import PIPELINES, adapter, weights
+from tests.files.support import PIPELINES, adapter, bench, weights
 from visionpeft import files, safefile
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
 from visionpeft.adapters.spec import LoraSpec
@@ -208,15 +204,6 @@ def test_products_of_other_ranks_are_compared_too():
 
 
 # ---------------------------------------------------------------------- the published models' sizes
-
-
-def bench():
-    path = Path(__file__).parents[2] / "scripts" / "bench" / "full_size.py"
-    spec = importlib.util.spec_from_file_location("full_size", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["full_size"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def full_size(family):
