@@ -17,11 +17,20 @@ from scripts.pretrain.clip import train_clip
 from scripts.pretrain.measure import write_measure
 from scripts.pretrain.pack import Networks, pack
 from scripts.pretrain.pool import make_tokenizer
+from scripts.pretrain.tower import train_tower
 from scripts.pretrain.training import Budget
 from scripts.pretrain.unet import train_unet
 from scripts.pretrain.vae import train_vae
 
-STAGES = ("sprites", "tokenizer", "clip", "vae", "unet", "pack", "measure")
+STAGES = ("sprites", "tokenizer", "clip", "tower", "vae", "unet", "pack", "measure")
+
+SIZES = {
+    "clip": (3000, 768, 400_000),
+    "tower": (4000, 768, 400_000),
+    "vae": (4000, 128, 200_000),
+    "unet": (20_000, 512, 768_000),
+}
+"""Steps, scenes (or pairs of them) a step, and scenes to draw from, for each training."""
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -32,13 +41,15 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--stages", default=",".join(STAGES), help=f"some of {','.join(STAGES)}")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    for name, steps, batch, pool in (("clip", 5000, 768, 400_000), ("vae", 7000, 128, 200_000), ("unet", 36_000, 512, 768_000)):
+    for name, (steps, batch, pool) in SIZES.items():
         parser.add_argument(f"--{name}-steps", type=int, default=steps)
         parser.add_argument(f"--{name}-minutes", type=float, default=math.inf, help="stop by the clock, if that comes first")
         parser.add_argument(f"--{name}-batch", type=int, default=batch)
         parser.add_argument(f"--{name}-pool", type=int, default=pool, help="scenes drawn for it")
     parser.add_argument("--unet-decay-from", type=float, default=0.6, help="share of the training after which the rate falls")
+    parser.add_argument("--unet-rate", type=float, default=8e-4, help="highest learning rate")
     parser.add_argument("--count", type=int, default=200, help="prompts to measure with")
+    parser.add_argument("--guidance", type=float, default=5.0, help="of the samples to measure")
     return parser
 
 
@@ -73,6 +84,11 @@ class Making:
         if not (self.work / "clip.safetensors").exists():
             self._train("clip", train_clip, pairs=self.options.clip_batch, pool=self.options.clip_pool)
 
+    def tower(self) -> None:
+        """Train the image tower further."""
+        if not (self.work / "tower.safetensors").exists():
+            self._train("tower", train_tower, pairs=self.options.tower_batch, pool=self.options.tower_pool)
+
     def vae(self) -> None:
         """Train the autoencoder."""
         if not (self.work / "vae.safetensors").exists():
@@ -82,7 +98,7 @@ class Making:
         """Train the denoiser on the two before."""
         if not (self.work / "unet.safetensors").exists():
             sizes = {"batch": self.options.unet_batch, "pool": self.options.unet_pool}
-            self._train("unet", train_unet, **sizes, decay_from=self.options.unet_decay_from)
+            self._train("unet", train_unet, **sizes, decay_from=self.options.unet_decay_from, rate=self.options.unet_rate)
 
     def pack(self) -> None:
         """Write the base."""
@@ -90,7 +106,8 @@ class Making:
 
     def measure(self) -> None:
         """Measure the base and write figures and a sheet of samples into the work folder."""
-        write_measure(self.options.out, self._sprites(), self.device, self.work, self.options.seed, self.options.count)
+        settings = {"seed": self.options.seed, "count": self.options.count, "guidance": self.options.guidance}
+        write_measure(self.options.out, self._sprites(), self.device, self.work, **settings)
 
     def _train(self, name: str, train: Callable[..., None], **settings: float) -> None:
         torch.set_float32_matmul_precision("high")

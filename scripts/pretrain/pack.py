@@ -36,8 +36,9 @@ class Networks:
         return nn.ModuleDict({"text": self.text_encoder, "image": self.image_tower, "projection": self.projection})
 
     def load(self, folder: Path) -> None:
-        """Read ``vae``, ``clip`` and ``unet`` ``.safetensors`` as the training stages leave them; absent ones stay random."""
-        for name, module in (("vae", self.vae), ("clip", self.clip()), ("unet", self.unet)):
+        """Read ``vae``, ``clip``, ``tower`` and ``unet`` ``.safetensors`` as the training stages leave them; absent ones stay random."""
+        parts = {"vae": self.vae, "clip": self.clip(), "tower": self.image_tower, "unet": self.unet}
+        for name, module in parts.items():
             path = folder / f"{name}.safetensors"
             if path.exists():
                 module.load_state_dict(load_file(path))
@@ -67,6 +68,8 @@ def pack(networks: Networks, folder: Path) -> None:
     image_tower.save_pretrained(folder / "clip", safe_serialization=True)
     _write_projection(networks.projection, folder / "clip")
     _name_as_before(folder / "text_encoder" / "model.safetensors")
+    for part in ("text_encoder", "clip"):
+        _load_as_float32(folder / part / "config.json")
     side = {"height": PICTURE, "width": PICTURE}
     CLIPImageProcessor(size=side, crop_size=side, do_center_crop=False, do_resize=True, resample=3).save_pretrained(folder / "clip")
     (folder / "concepts.json").write_text(json.dumps(knowledge(), indent=1) + "\n")
@@ -96,6 +99,13 @@ def _name_as_before(path: Path) -> None:
     """Key the text encoder with ``text_model.``: the names that transformers wrote before 5.6 and every version reads."""
     tensors: dict[str, Tensor] = load_file(path)
     save_file({"text_model." + key.removeprefix("text_model."): t for key, t in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def _load_as_float32(path: Path) -> None:
+    """Let transformers load float32 unless told otherwise, as diffusers does: a pipeline of two precisions does not run."""
+    config = json.loads(path.read_text())
+    config.pop("torch_dtype", None)
+    path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
 
 
 def _check_limits(folder: Path) -> None:

@@ -75,6 +75,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train until the budget is spent, then leave the averaged weights in the module."""
+        print(f"{self.name}: ready to train, {self.budget.progress(self.step):.0%}", flush=True)
         advance = self._record() if self.device.type == "cuda" else self._advance
         saved = logged = begun = time.monotonic()
         first = self.step
