@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""How well subjects are learned: fidelity, background colours, drift; with and without prior preservation.
+
+    python scripts/bench/personalize.py --work runs/bench [--subjects owl,robot] [--photos FOLDER] [--seeds 0]
+
+Each subject is learned by the demo's own settings, once with and once without class pictures. Then 32 pictures are
+painted: eight prompts that put the subject before another background, with four seeds; the same prompts with the class
+word and the same seeds by the bare base; and sixteen unrelated pictures by both. The table gives, with a 95 % bootstrap
+interval over the prompts:
+
+    subject  mean cosine to the real pictures: base -> adapter (real pictures among themselves)
+    way      share of the way from the base's score to that of the real pictures
+    colour   pictures whose background has the colour that was asked for: base -> adapter, in percent
+    drift    distance to the base on unrelated prompts, in distances between two of its seeds
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from visionpeft.adapters.archive import Adapter
+from visionpeft.config import config_from
+from visionpeft.data.pictures import load_all, picture_paths
+from visionpeft.demo import demo_settings
+from visionpeft.evaluation import fidelity
+from visionpeft.evaluation.encoders import Encoder, load_encoder
+from visionpeft.evaluation.scene import background_colour
+from visionpeft.inference.generate import Request, generate
+from visionpeft.inference.grid import grid
+from visionpeft.models.base import Base, load_base
+from visionpeft.models.manage import manage
+from visionpeft.progress import TerminalProgress
+from visionpeft.run import train
+
+COLOURS = ("blue", "green", "yellow", "red", "white", "pink", "purple", "orange")
+SEEDS = (100, 101, 102, 103)
+UNRELATED = (
+    "a photo of a red apple on a white background",
+    "a photo of a house on a yellow background",
+    "a photo of a tree at the left, on a pink background",
+    "a photo of a pizza on a striped blue background",
+)
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Row:
+    """Figures of one trained adapter."""
+
+    subject: str
+    prior: bool
+    seconds: float
+    best_step: int | None
+    before: float
+    after: float
+    real: float
+    way: float
+    way_low: float
+    way_high: float
+    colour_before: float
+    colour_after: float
+    drift: float
+    bytes: int
+
+
+def subject_folders(names: Sequence[str], photos: Path | None) -> list[Path]:
+    """Folders with ``subject.json`` and pictures: of the package, or made from folders of photographs."""
+    if photos is not None:
+        return sorted(path for path in photos.iterdir() if path.is_dir())
+    root = Path(str(files("visionpeft"))) / "assets" / "subjects"
+    return [path for path in sorted(root.iterdir()) if path.is_dir() and (not names or path.name in names)]
+
+
+def settings(folder: Path, output: Path, kind: str, seed: int, *, prior: bool) -> dict[str, Any]:
+    """The demo's settings for one subject."""
+    values = demo_settings(folder, output, kind)
+    values["train"]["seed"] = seed
+    if not prior:
+        del values["data"]["prior"]
+    return values
+
+
+def paint(base: Base, manager: Any, prompts: Sequence[str], seeds: Sequence[int], weights: dict[str, float]) -> list[Image.Image]:
+    """One picture a prompt and seed, prompt by prompt."""
+    wanted = [
+        Request(prompt, seed=seed, steps=30, guidance=4.0, weights=weights) for prompt in prompts for seed in seeds
+    ]
+    return generate(base, wanted, manager=manager, batch_size=8, progress=TerminalProgress())
+
+
+def colour_share(pictures: Sequence[Image.Image]) -> float:
+    """Share of pictures (prompt by prompt, as ``COLOURS``) whose background has the colour asked for."""
+    found = [background_colour(np.asarray(picture)) for picture in pictures]
+    return float(np.mean([have == want for have, want in zip(found, np.repeat(COLOURS, len(SEEDS)), strict=True)]))
+
+
+def interval(before: np.ndarray, after: np.ndarray, real: float) -> tuple[float, float]:
+    """95 % bootstrap interval of the share of the way, drawn over prompts."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(len(before), size=(DRAWS, len(before)))
+    low = before[rows].mean(1)
+    shares = (after[rows].mean(1) - low) / (real - low)
+    return float(np.quantile(shares, 0.025)), float(np.quantile(shares, 0.975))
+
+
+def by_prompt(encoder: Encoder, pictures: Sequence[Image.Image], real: torch.Tensor) -> np.ndarray:
+    """Mean cosine to the real pictures of each prompt's pictures."""
+    return (encoder.pictures(pictures) @ real.T).mean(1).view(-1, len(SEEDS)).mean(1).numpy()
+
+
+def measure(folder: Path, adapter: Path, kind: str) -> tuple[dict[str, float], list[list[Image.Image]]]:
+    """Paint and score; also return the sheet's rows: real, base, adapter."""
+    base = load_base("visionpeft/emoji-sd")
+    manager = manage(base)
+    manager.attach("subject", Adapter.load(adapter))
+    encoder = load_encoder("embedded", base=base)
+    photos = [picture.image for picture in load_all(picture_paths(folder))]
+    real = encoder.pictures(photos)
+    places = [f"on a {colour} background" for colour in COLOURS]
+    plain = paint(base, manager, [f"a photo of a {kind} {place}" for place in places], SEEDS, {})
+    own = paint(base, manager, [f"a photo of sks {kind} {place}" for place in places], SEEDS, {"subject": 1.0})
+    unrelated = [p for p in UNRELATED if kind not in p]
+    bare = encoder.pictures(paint(base, manager, unrelated, SEEDS, {})).view(len(unrelated), len(SEEDS), -1).transpose(0, 1)
+    moved = encoder.pictures(paint(base, manager, unrelated, SEEDS, {"subject": 1.0}))
+    moved = moved.view(len(unrelated), len(SEEDS), -1).transpose(0, 1)
+    unit = fidelity.seed_distance(bare)
+    before, after, top = by_prompt(encoder, plain, real), by_prompt(encoder, own, real), fidelity.real_fidelity(real)
+    low, high = interval(before, after, top)
+    figures = {
+        "before": float(before.mean()),
+        "after": float(after.mean()),
+        "real": top,
+        "way": fidelity.share_of_way(float(before.mean()), float(after.mean()), top),
+        "way_low": low,
+        "way_high": high,
+        "colour_before": colour_share(plain),
+        "colour_after": colour_share(own),
+        "drift": fidelity.drift(moved.flatten(0, 1), bare.flatten(0, 1), unit),
+    }
+    first = slice(0, None, len(SEEDS))
+    return figures, [photos[:8], plain[first], own[first]]
+
+
+def learn(folder: Path, work: Path, seed: int, *, prior: bool) -> Row:
+    """Train one adapter and measure it."""
+    about = folder / "subject.json"
+    kind = json.loads(about.read_text())["class_word"] if about.is_file() else folder.name.rstrip("0123456789")
+    name = f"{folder.name}-{'prior' if prior else 'alone'}-{seed}"
+    begun = time.monotonic()
+    result = train(config_from(settings(folder, work / name, kind, seed, prior=prior)), progress=TerminalProgress())
+    spent = time.monotonic() - begun
+    if result is None:
+        raise SystemExit("run this script as one process")
+    figures, rows = measure(folder, result.adapter, kind)
+    width = max(len(row) for row in rows)
+    blank = Image.new("RGB", rows[1][0].size, "white")
+    padded = [[*row, *[blank] * (width - len(row))] for row in rows]
+    grid(padded, row_labels=["real", "base", "adapter"], column_labels=COLOURS, title=name).save(work / f"{name}.png")
+    best = json.loads((work / name / "metrics.json").read_text())["best_step"]
+    row = Row(folder.name, prior, spent, best, bytes=result.adapter.stat().st_size, **figures)
+    (work / f"{name}.json").write_text(json.dumps(asdict(row), indent=1))
+    return row
+
+
+def line(row: Row) -> str:
+    """One line of the table."""
+    return (
+        f"{row.subject:<12} {'yes' if row.prior else 'no':<5} {row.before:.3f} -> {row.after:.3f} ({row.real:.3f})  "
+        f"{row.way:>5.2f} [{row.way_low:.2f}, {row.way_high:.2f}]  {row.colour_before * 100:>3.0f} -> "
+        f"{row.colour_after * 100:>3.0f}  {row.drift:.3f}  {row.best_step!s:>4}  {row.seconds:>5.0f} s  {row.bytes:,}"
+    )
+
+
+def main() -> None:
+    """Train, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--subjects", default="")
+    parser.add_argument("--photos", type=Path, help="folders of photographs, named by their class word")
+    parser.add_argument("--seeds", default="0")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    folders = subject_folders([name for name in args.subjects.split(",") if name], args.photos)
+    rows = [
+        learn(folder, args.work, int(seed), prior=prior)
+        for folder in folders
+        for prior in (True, False)
+        for seed in args.seeds.split(",")
+    ]
+    print("subject      prior subject (real)              way               colour %    drift  best  time    bytes")
+    print("\n".join(line(row) for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""From any method to plain LoRA, which every program reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from visionpeft.adapters.algebra import as_lora, bias_delta, compress, delta, flat_shape, low_rank, modules, thin
+from visionpeft.adapters.archive import Adapter
+from visionpeft.adapters.spec import AdapterSpec, FlatSpec, LoraSpec, RsLoraSpec
+from visionpeft.errors import AdapterError
+
+
+def to_lora(
+    adapter: Adapter, rank: int | None = None, energy: float | None = None, base: Mapping[str, Tensor] | None = None
+) -> Adapter:
+    """Return an adapter as plain LoRA of scale 1.
+
+    LoRA, rsLoRA, LoHa and LoKr convert exactly when neither rank nor energy is given; else, and for DoRA, OFT and (IA)³
+    always, each ΔW is cut to its best approximation in the Frobenius norm (Eckart-Young).
+
+    Args:
+        adapter: of any method.
+        rank: singular values to keep at most.
+        energy: keep the fewest whose squares sum to this share of all, in (0, 1].
+        base: base weights by "component.path", for DoRA, OFT and (IA)³; `AdapterManager.base_weights` gives them.
+
+    Raises:
+        AdapterError: the base is needed and not given, or a changed bias that LoRA cannot hold.
+    """
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, dict[str, int]] = {component: {} for component in adapter.specs}
+    for place, parts in modules(adapter).items():
+        component, _, path = place.partition(".")
+        new = _module(adapter.specs[component], place, path, parts, rank, energy, base or {})
+        ranks[component][path] = len(new["lora_A.weight"])
+        tensors |= {f"{place}.{name}": tensor.contiguous() for name, tensor in new.items()}
+    specs = {component: lora_spec(spec, ranks[component]) for component, spec in adapter.specs.items()}
+    return replace(adapter, specs=specs, tensors=tensors)
+
+
+def lora_spec(spec: AdapterSpec, ranks: Mapping[str, int]) -> LoraSpec:
+    """A LoRA spec of scale 1 with these ranks by path, for the same targets."""
+    most = max(ranks.values(), default=1)
+    pattern = {path: rank for path, rank in sorted(ranks.items()) if rank != most}
+    return LoraSpec(targets=spec.targets, rank=most, rank_pattern=pattern)
+
+
+def _module(
+    spec: AdapterSpec,
+    place: str,
+    path: str,
+    parts: Mapping[str, Tensor],
+    rank: int | None,
+    energy: float | None,
+    base: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    if isinstance(spec, LoraSpec | RsLoraSpec | FlatSpec):
+        down, up = (factor.flatten(1) for factor in low_rank(spec, parts, path=path))
+        shape = _shape(spec, path, parts, down, up)
+        if len(down) > min(up.shape[0], down.shape[1]):  # Khatri-Rao factors may be wider than the weight itself
+            down, up = thin(up @ down)
+    else:
+        down, up, shape = _dense(spec, place, path, parts, rank, energy, base)
+    if rank is not None or energy is not None:
+        down, up = compress(down, up, rank, energy)
+    return as_lora(down, up, shape)
+
+
+def _shape(spec: AdapterSpec, path: str, parts: Mapping[str, Tensor], down: Tensor, up: Tensor) -> tuple[int, ...]:
+    if isinstance(spec, FlatSpec):
+        return flat_shape(spec, path, up.new_empty(up.shape[0], down.shape[1], device="meta"))
+    return (up.shape[0], *parts["lora_A.weight"].shape[1:])
+
+
+def _dense(
+    spec: AdapterSpec,
+    place: str,
+    path: str,
+    parts: Mapping[str, Tensor],
+    rank: int | None,
+    energy: float | None,
+    base: Mapping[str, Tensor],
+) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    weight, bias = base.get(place), base.get(f"{place}.bias")
+    if weight is None or (rank is None and energy is None):
+        raise AdapterError(
+            f"The method '{spec.method}' has no exact low-rank form: give base=… and rank=… or energy=…."
+        )
+    if bias is not None and bias_delta(spec, parts, bias) is not None:
+        raise AdapterError(f"'{place}': '{spec.method}' scales the bias too, which LoRA cannot hold; merge it instead.")
+    change = delta(spec, parts, weight, path=path)
+    down, up = thin(change.flatten(1))
+    return down, up, tuple(weight.shape)

@@ -1,0 +1,75 @@
+"""The demo: personalize the embedded model to a subject it has never seen, from the five pictures in the package."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visionpeft.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from visionpeft.delivery import RunResult
+
+STEPS, SHORT_STEPS = 240, 4
+
+
+def demo(output: Path, *, short: bool = False, progress: Progress = SILENT) -> RunResult | None:
+    """Learn the demo's subject and write pictures, adapter, exports and report below ``output``.
+
+    Args:
+        output: the run's folder; it must not exist yet.
+        short: a few steps and pictures only, to see that everything works.
+        progress: where phases are shown.
+
+    Raises:
+        VisionPeftError: the folder exists or cannot be written.
+    """
+    from visionpeft.config import config_from
+    from visionpeft.run import train
+
+    with as_file(files("visionpeft") / "assets" / "subjects") as subjects:
+        subject = first_subject(subjects)
+        kind = json.loads((subject / "subject.json").read_text())["class_word"]
+        config = config_from(demo_settings(subject, output, kind, short=short), name="the demo")
+        return train(config, progress=progress)
+
+
+def first_subject(subjects: Path) -> Path:
+    """The folder of the demo's subject: five pictures and ``subject.json``."""
+    return subjects / json.loads((subjects / "subjects.json").read_text())["demo"]
+
+
+def demo_settings(subject: Path, output: Path, kind: str, *, short: bool = False) -> dict[str, Any]:
+    """Return settings to learn the subject whose pictures are in a folder.
+
+    Args:
+        subject: the folder.
+        output: of the run.
+        kind: the class word: "bird".
+        short: a few steps and pictures only.
+    """
+    steps = SHORT_STEPS if short else STEPS
+    words = f"sks {kind}"
+    places = ("on a blue background", "on a striped yellow background", "at the top left, on a white background",
+              "on a dotted green background", "on a red background")  # fmt: skip
+    return {
+        "task": "dreambooth",
+        "base": "visionpeft/emoji-sd",
+        "data": {
+            "instance": {"images": str(subject), "prompt": f"a photo of {words}"},
+            "prior": {"prompt": f"a photo of a {kind}", "count": 4 if short else 24, "steps": 4 if short else 20},
+            "min_snr_gamma": 5,
+        },
+        "adapter": {"method": "lora", "rank": 16, "targets": {"unet": "attention"}},
+        "train": {"steps": steps, "batch_size": 4, "learning_rate": 1e-3, "checkpoint_every": steps // 2},
+        "preview": {
+            "every": steps,
+            "prompts": [f"a photo of {words} {place}" for place in places],
+            "seeds": [0],
+            "steps": 4 if short else 30,
+        },
+        "score": {"every": steps // 4, "steps": 2 if short else 15},
+        "output": str(output),
+    }

@@ -1,0 +1,223 @@
+"""The headline figures and the curves of a report, each with a sentence on how to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from visionpeft.evaluation.charts import Level, Line, line_chart, smoothed
+from visionpeft.evaluation.report_data import Outcome, ReportData
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A headline figure: its name, its value, what it means, and where it lies between two ends."""
+
+    label: str
+    value: str
+    meaning: str
+    share: float | None = None
+    ends: tuple[str, str] = ("", "")
+    good: bool = True
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A curve with its name and a sentence about how to read it."""
+
+    title: str
+    meaning: str
+    svg: str
+
+
+def tiles(data: ReportData) -> list[Tile]:
+    """Return the headline figures that the run measured."""
+    outcome = data.outcome
+    found = [_subject_tile(outcome), _prompt_tile(outcome), _drift_tile(outcome), _diversity_tile(outcome)]
+    adapter = next((file for file in data.files if file.name == "adapter.safetensors"), None)
+    if adapter is not None:
+        parameters = outcome.adapter.get("parameters")
+        numbers = f"{parameters:,} numbers" if isinstance(parameters, int) else "the trained numbers"
+        found.append(
+            Tile("Adapter", spell_bytes(adapter.size), f"One file with {numbers}; the base model is untouched.")
+        )
+    if outcome.seconds:
+        memory = f", at most {spell_bytes(outcome.peak_memory)} of memory" if outcome.peak_memory else ""
+        total = sum(outcome.seconds.values())
+        found.append(Tile("Time", spell_seconds(total), f"From the first file read to this page{memory}."))
+    return [tile for tile in found if tile is not None]
+
+
+def charts(data: ReportData) -> list[Chart]:
+    """Return the curves there are points for."""
+    found = [_loss_chart(data), *(_score_chart(data, kind) for kind in _SCORE_CHARTS)]
+    return [chart for chart in found if chart.svg]
+
+
+def spell_bytes(size: float) -> str:
+    """Return "1.4 MB" for 1,400,000."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def spell_seconds(seconds: float) -> str:
+    """Return "2 min 5 s" for 125, "0.4 s" for 0.4."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def spell_number(value: Any) -> str:
+    """Return numbers with four significant digits or grouped by thousands, anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _subject_tile(outcome: Outcome) -> Tile | None:
+    share, cosine = outcome.after.get("subject_share"), outcome.after.get("subject")
+    if share is None or cosine is None:
+        return None
+    meaning = (
+        f"How far the pictures came from the base model's ({_of(outcome.before, 'subject')}) towards the real ones "
+        f"among themselves ({_of(outcome.before, 'real')}). Cosine now {cosine:.3f}."
+    )
+    return Tile("Likeness", _percent(share), meaning, share, ("base model", "real"))
+
+
+def _prompt_tile(outcome: Outcome) -> Tile | None:
+    share, cosine = outcome.after.get("prompt_share"), outcome.after.get("prompt")
+    if share is None or cosine is None:
+        return None
+    meaning = (
+        f"How well prompts are followed: 0 % ignores them ({_of(outcome.before, 'other_prompt')}), 100 % follows them "
+        f"as the base model does ({_of(outcome.before, 'prompt')}). Cosine now {cosine:.3f}."
+    )
+    return Tile("Prompts followed", _percent(share), meaning, share, ("ignored", "base model"))
+
+
+def _drift_tile(outcome: Outcome) -> Tile | None:
+    drift = outcome.after.get("drift")
+    if drift is None:
+        return None
+    bound = outcome.max_drift
+    within = bound is None or drift <= bound
+    said = "" if bound is None else f" The bound is {bound:g}: {'kept' if within else 'not kept'}."
+    meaning = f"What the adapter changes in unrelated pictures; 1 is as much as another seed changes.{said}"
+    return Tile("Drift", f"{drift:.2f}", meaning, drift, ("unchanged", "another seed"), within)
+
+
+def _diversity_tile(outcome: Outcome) -> Tile | None:
+    now, before = outcome.after.get("diversity"), outcome.before.get("diversity")
+    if now is None or not before:
+        return None
+    meaning = (
+        f"How much pictures of one prompt differ from seed to seed ({now:.3f}), beside the base model's "
+        f"({before:.3f}). One subject in all of them lowers it; near 0 % the training pictures are painted again."
+    )
+    return Tile("Variety kept", _percent(now / before), meaning, now / before, ("none", "base model"))
+
+
+def _loss_chart(data: ReportData) -> Chart:
+    points = data.history.curve("loss")
+    enough = len(points) >= 20
+    lines = [Line("loss", points, "faint" if enough else "main")]
+    if enough:
+        lines.append(Line("running mean", smoothed(points, half_life=max(len(points) / 25, 3.0))))
+    meaning = (
+        "The error of the noise prediction. It jumps with the noise drawn and tells little of quality: see the scores."
+    )
+    return Chart("Loss", meaning, line_chart("Loss by step", lines, best=_best(data)))
+
+
+_Levels = Callable[[Outcome], list[Level]]
+
+
+def _levels(**named: tuple[str, str]) -> _Levels:
+    """Levels from the base model's scores: figure = (label, style)."""
+    return lambda outcome: [
+        Level(label, outcome.before[key], style) for key, (label, style) in named.items() if key in outcome.before
+    ]
+
+
+def _bound(outcome: Outcome) -> list[Level]:
+    return [] if outcome.max_drift is None else [Level(f"bound {outcome.max_drift:g}", outcome.max_drift, "bound")]
+
+
+@dataclass(frozen=True)
+class _ScoreChart:
+    """A figure of the evaluations: its key in the log, and what to compare it with."""
+
+    key: str
+    title: str
+    meaning: str
+    levels: _Levels
+    from_zero: bool = False
+
+
+_SCORE_CHARTS = (
+    _ScoreChart(
+        key="subject",
+        title="Likeness",
+        meaning="Mean cosine of painted and real pictures of the subject. Higher is more alike; beyond the upper line "
+        "there is nothing to gain but copies.",
+        levels=_levels(subject=("base model", "base"), real=("real pictures among themselves", "good")),
+    ),
+    _ScoreChart(
+        key="prompt",
+        title="Prompts followed",
+        meaning="Mean cosine of pictures and their prompts. It falls when the subject is learned at the cost of "
+        "everything else.",
+        levels=_levels(prompt=("base model", "good"), other_prompt=("prompt ignored", "base")),
+    ),
+    _ScoreChart(
+        key="drift",
+        title="Drift",
+        meaning="Distance from the base model on unrelated prompts, same seeds, in distances between two seeds. Lower "
+        "is better.",
+        levels=_bound,
+        from_zero=True,
+    ),
+    _ScoreChart(
+        key="diversity",
+        title="Variety",
+        meaning="Mean distance between pictures of one prompt by different seeds. A fall to 0 is a model that paints "
+        "one picture.",
+        levels=_levels(diversity=("base model", "base")),
+        from_zero=True,
+    ),
+    _ScoreChart(
+        key="score",
+        title="Score",
+        meaning="Likeness times prompts followed, each as a share of its way. The best checkpoint is the highest one "
+        "within the bound of drift.",
+        levels=lambda _: [],
+        from_zero=True,
+    ),
+)
+
+
+def _score_chart(data: ReportData, kind: _ScoreChart) -> Chart:
+    lines = [Line(kind.title, data.history.curve(kind.key), dots=True)]
+    title, levels = f"{kind.title} by step", kind.levels(data.outcome)
+    svg = line_chart(title, lines, levels=levels, best=_best(data), from_zero=kind.from_zero)
+    return Chart(kind.title, kind.meaning, svg)
+
+
+def _best(data: ReportData) -> float | None:
+    return None if data.outcome.best_step is None else float(data.outcome.best_step)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _of(figures: Mapping[str, float], key: str) -> str:
+    return f"{figures[key]:.3f}" if key in figures else "not measured"

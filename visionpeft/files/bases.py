@@ -1,0 +1,70 @@
+"""What the file formats ask of a base model: its family and its weights by canonical path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from visionpeft.adapters.archive import Adapter
+from visionpeft.models.base import Base
+from visionpeft.models.family import Family, components_of
+from visionpeft.models.family import family_of as find_family
+
+_TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+
+
+def weights_of(base: Any) -> Mapping[str, Tensor] | None:
+    """Return "component.path" -> weight of every linear layer and convolution of a base, adapted or not.
+
+    Args:
+        base: a `Base`, a pipeline or model of a known family, such a mapping itself, or None.
+
+    Raises:
+        BaseModelError: a model of no known family.
+    """
+    if base is None:
+        return None
+    if isinstance(base, Mapping):
+        weights = cast(Mapping[str, Tensor], base)
+        return {place: weight for place, weight in weights.items() if not place.endswith(".bias")}
+    pipeline = base.pipeline if isinstance(base, Base) else base
+    family, found = find_family(pipeline), dict[str, Tensor]()
+    for component, module in components_of(pipeline).items():
+        found |= _component_weights(family, component, module)
+    return found
+
+
+def _component_weights(family: Family, component: str, module: nn.Module) -> dict[str, Tensor]:
+    """The plain weights; where adapters are attached, a layer stands under its own path with ``.base`` behind."""
+    layers = family.layers(component, module)
+    adapted = {path.removesuffix(".base") for path in layers if path.endswith(".base")}
+    found: dict[str, Tensor] = {}
+    for path, actual in layers.items():
+        plain = path.removesuffix(".base")
+        inside_adapter = any(parent in adapted for parent in _parents(plain))
+        if not inside_adapter:
+            weight: Any = module.get_submodule(actual).weight
+            found[f"{component}.{plain}"] = weight.detach()
+    return found
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts))]
+
+
+def family_of(adapter: Adapter, base: Any = None) -> str:
+    """Return "sd1", "sd2", "sdxl" or another family's name: from the base, the adapter's metadata, or its widths."""
+    if isinstance(base, Base):
+        return base.family.name
+    if base is not None and not isinstance(base, Mapping):
+        return find_family(base).name
+    if adapter.metadata.family:
+        return adapter.metadata.family
+    if "text_encoder_2" in adapter.specs:
+        return "sdxl"
+    downs = {name: t for name, t in adapter.tensors.items() if name.endswith("attn2.to_k.lora_A.weight")}
+    widths = {tensor.shape[1] for tensor in downs.values()}
+    return _TEXT_WIDTHS.get(widths.pop(), "") if len(widths) == 1 else ""

@@ -1,0 +1,112 @@
+"""The file formats, one row each: how it is recognised, read and written, and for which programs it is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from visionpeft.adapters.archive import HEADER, Adapter
+from visionpeft.files import diffusers_layout, kohya
+from visionpeft.files.metadata import hashes, kohya_metadata, modelspec
+from visionpeft.files.names import Blocks
+
+Tensors = Mapping[str, Tensor]
+Header = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a format's writer is given.
+
+    Attributes:
+        adapter: what is written.
+        family: "sd1", "sd2" or "sdxl".
+        dtype: "float32", "float16" or "bfloat16".
+        weights: the base's weights ("component.path" -> weight), to check shapes and to name blocks; or None.
+        title: what the file is called.
+        given: ModelSpec entries of the caller.
+    """
+
+    adapter: Adapter
+    family: str
+    dtype: str
+    weights: Tensors | None
+    title: str
+    given: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One file format.
+
+    Attributes:
+        name: what users call it.
+        methods: adapter methods that it can express; empty for all.
+        programs: programs that it is written for.
+        recognises: whether tensor names and header are of this format.
+        read: the adapter of a file.
+        write: tensors and header of a job.
+    """
+
+    name: str
+    methods: tuple[str, ...]
+    programs: tuple[str, ...]
+    recognises: Callable[[list[str], Header], bool]
+    read: Callable[[Path, Tensors, Header], Adapter]
+    write: Callable[[Job], tuple[dict[str, Tensor], dict[str, str]]] | None
+
+
+def _write_kohya(job: Job) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors = kohya.write(job.adapter, job.family, dtype=job.dtype, weights=job.weights)
+    prediction = job.given.get("prediction_type") or job.adapter.metadata.extra.get("prediction_type", "")
+    header = _foreign(job.adapter) | kohya_metadata(job.adapter, job.family, prediction)
+    blocks = Blocks.of(job.weights or ())
+    header |= {kohya.STRUCTURE: str(blocks)} if job.family == "sdxl" and blocks.layers != Blocks().layers else {}
+    header |= {"ss_sd_model_name": job.adapter.metadata.base} if job.adapter.metadata.base else {}
+    header |= modelspec(job.adapter, job.family, job.title, job.given)
+    return tensors, header | hashes(tensors, header)
+
+
+def _write_diffusers(job: Job) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors = diffusers_layout.write(job.adapter, dtype=job.dtype, weights=job.weights)
+    header = diffusers_layout.header(job.adapter) | modelspec(job.adapter, job.family, job.title, job.given)
+    return tensors, header | {"modelspec.hash_sha256": hashes(tensors, header)["modelspec.hash_sha256"]}
+
+
+def _foreign(adapter: Adapter) -> dict[str, str]:
+    return {name: value for name, value in adapter.metadata.extra.items() if name.startswith("ss_")}
+
+
+FORMATS = {
+    row.name: row
+    for row in (
+        Format(
+            name="native",
+            methods=(),
+            programs=(),
+            recognises=lambda names, header: HEADER in header,
+            read=lambda path, tensors, header: Adapter.load(path),
+            write=None,
+        ),
+        Format(
+            name="kohya",
+            methods=kohya.METHODS,
+            programs=("ComfyUI", "AUTOMATIC1111", "Forge", "InvokeAI", "diffusers"),
+            recognises=lambda names, header: kohya.recognises(names),
+            read=lambda path, tensors, header: kohya.read(tensors, header),
+            write=_write_kohya,
+        ),
+        Format(
+            name="diffusers",
+            methods=diffusers_layout.METHODS,
+            programs=("diffusers",),
+            recognises=lambda names, header: diffusers_layout.recognises(names),
+            read=lambda path, tensors, header: diffusers_layout.read(tensors, header),
+            write=_write_diffusers,
+        ),
+    )
+}
+"""Name -> format, in the order in which a file is tried against them."""

@@ -1,0 +1,153 @@
+"""InvokeAI: probes the base by the widths in the file, converts SDXL's original names, then finds modules by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from visionpeft.files.readers.rules import (
+    NEEDS_BASE,
+    Change,
+    File,
+    Model,
+    Parts,
+    Reading,
+    dora,
+    flat,
+    grouped,
+    loha,
+    lokr,
+    product,
+    scalar,
+)
+
+WIDTHS = {768: "sd1", 1024: "sd2", 1280: "sdxl", 2048: "sdxl"}
+"""Width of the text states -> base."""
+
+_PREFIXES = {"sdxl": {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}}
+_ORIGINAL = ("input_blocks_", "middle_block_", "output_blocks_", "time_embed_", "label_emb_", "out_")
+
+
+def apply(file: File, model: Model) -> Reading:
+    """Refuse what the probe or the conversion does not know; keys of modules that are not there are left out."""
+    groups = grouped(file.tensors)
+    refusal = _probe(groups, model) or _mixed(groups, model.family)
+    if refusal:
+        return Reading.refused(refusal)
+    reading, modules = Reading(), _modules(model, original=_is_original(groups))
+    for name, parts in groups.items():
+        if _layer_kind(parts) is None:
+            return Reading.refused(f"{name}: unknown kind of layer {sorted(parts)}")
+        place = modules.get(name)
+        if place is None:
+            if model.family == "sdxl" and name.startswith("lora_unet_") and _is_original(groups):
+                return Reading.refused(f"{name}: no SDXL module of that name")
+            reading.ignored += [f"{name}.{suffix}" for suffix in parts]
+            continue
+        change = _change(parts, model.shapes[place], model.weight(place), reading)
+        if change is None and not reading.notes:
+            return Reading.refused(f"{name}: shapes do not fit")
+        if change is not None:
+            reading.changes[place] = change
+    return reading
+
+
+def _probe(groups: Mapping[str, Parts], model: Model) -> str:
+    """Why the file is not recognised as a LoRA of this family; "" where it is."""
+    if not any(name.startswith(("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")) for name in groups):
+        return "the keys are none of a LoRA that InvokeAI knows"
+    width = _text_width(groups)
+    if width is None:
+        return "unrecognized token vector length: no cross-attention and no text encoder in the file"
+    if width in WIDTHS and WIDTHS[width] != model.family:
+        return f"taken for a LoRA of {WIDTHS[width]} (width {width}) instead of {model.family}"
+    return "" if width in WIDTHS or width in _own_widths(model) else f"unrecognized token vector length {width}"
+
+
+def _own_widths(model: Model) -> set[int]:
+    """Text widths of the model itself: a base of other sizes than the published ones counts as known."""
+    ends = (
+        "attn2.to_k",
+        "attn2.to_v",
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.out_proj",
+    )
+    return {shape[1] for place, shape in model.shapes.items() if place.endswith(ends)} - set(WIDTHS)
+
+
+def _text_width(groups: Mapping[str, Parts]) -> int | None:
+    """The first width that tells the base: of cross-attention, of SD's text encoder, or both of SDXL's together."""
+    encoders: dict[str, int] = {}
+    for name, parts in groups.items():
+        crossing = name.startswith("lora_unet_") and name.endswith(("attn2_to_k", "attn2_to_v"))
+        text = name.startswith("lora_te") and "_self_attn_" in name
+        width = _inputs(parts) if crossing or text else None
+        if width is None:
+            continue
+        if not name.startswith(("lora_te1_", "lora_te2_")):
+            return width
+        encoders[name[:8]] = width
+        if len(encoders) == 2:
+            return sum(encoders.values())
+    return None
+
+
+def _inputs(parts: Parts) -> int | None:
+    for suffix in ("lora_down.weight", "hada_w1_b"):
+        if suffix in parts:
+            return parts[suffix].shape[1]
+    if "lokr_w1" in parts and "lokr_w2" in parts:  # factorised sides are not recognised
+        return parts["lokr_w1"].shape[1] * parts["lokr_w2"].shape[1]
+    return None
+
+
+def _is_original(groups: Iterable[str]) -> bool:
+    return any(
+        name.removeprefix("lora_unet_").startswith(_ORIGINAL) for name in groups if name.startswith("lora_unet_")
+    )
+
+
+def _mixed(groups: Iterable[str], family: str) -> str:
+    flats = [name.removeprefix("lora_unet_") for name in groups if name.startswith("lora_unet_")]
+    original = [name.startswith(_ORIGINAL) for name in flats]
+    mixed = family == "sdxl" and any(original) and not all(original)
+    return "SDXL keys in both namings: partially converted" if mixed else ""
+
+
+def _modules(model: Model, *, original: bool) -> dict[str, str]:
+    modules = {f"lora_unet_{flat(path)}": place for place, path in model.places("unet")}
+    if original and model.family == "sdxl":
+        modules = {f"lora_unet_{name}": place for place, name in model.original.items()}
+    prefixes = _PREFIXES.get(model.family, {"text_encoder": "lora_te_"})
+    for component, prefix in prefixes.items():
+        modules |= {prefix + flat(path): place for place, path in model.places(component)}
+    return modules
+
+
+def _layer_kind(parts: Parts) -> str | None:
+    if "dora_scale" in parts:
+        return "dora" if {"lora_up.weight", "lora_down.weight"} <= set(parts) else None
+    if "lora_up.weight" in parts:
+        return "lora" if "lora_down.weight" in parts else None
+    if "hada_w1_a" in parts:
+        return "loha"
+    return "lokr" if "lokr_w1" in parts or "lokr_w1_a" in parts else None
+
+
+def _change(parts: Parts, shape: tuple[int, int], weight: Tensor | None, reading: Reading) -> Change | None:
+    alpha, kind = scalar(parts.get("alpha")), _layer_kind(parts)
+    if kind == "loha":
+        return loha(parts, 1.0 if alpha is None else alpha / parts["hada_w1_b"].shape[0], shape)
+    if kind == "lokr":
+        return lokr(parts, alpha, shape)
+    rank = parts["lora_down.weight"].shape[0]
+    change = product(parts["lora_up.weight"], parts["lora_down.weight"], 1.0 if alpha is None else alpha / rank, shape)
+    if kind == "lora" or change is None:
+        return change
+    if weight is None:
+        reading.notes = [NEEDS_BASE]
+        return None
+    return dora(change, parts["dora_scale"], weight, norm="input")  # it reads magnitudes by input only

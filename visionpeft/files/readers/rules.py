@@ -1,0 +1,238 @@
+"""What the programs' readers share: the file, the model it meets, what comes out, and the arithmetic of the methods.
+
+Nothing here uses the writer's tables: a wrong name or scale there must not be confirmed by the same table here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Parts = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class File:
+    """A LoRA file as read: its tensors and the text entries of its header."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Product:
+    """ΔW as ``scale · up @ down``: up [out, r], down [r, in·kh·kw], views of the file's tensors."""
+
+    up: Tensor
+    down: Tensor
+    scale: float
+
+
+@dataclass(frozen=True)
+class Whole:
+    """ΔW itself, [out, in·kh·kw]."""
+
+    delta: Tensor
+
+
+Change = Product | Whole
+
+
+@dataclass
+class Reading:
+    """What a program makes of a file.
+
+    Attributes:
+        accepted: whether it loads the file at all.
+        changes: "component.path" -> the ΔW that it adds.
+        ignored: keys of the file that change nothing.
+        notes: what a user should know, a sentence each.
+    """
+
+    accepted: bool = True
+    changes: dict[str, Change] = field(default_factory=dict[str, Change])
+    ignored: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])
+
+    @staticmethod
+    def refused(reason: str) -> Reading:
+        """A file that the program does not load."""
+        return Reading(accepted=False, notes=[reason])
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that a program has loaded.
+
+    Attributes:
+        family: "sd1", "sd2" or "sdxl".
+        shapes: "component.path" -> the weight's shape flattened to [out, in·kh·kw].
+        weights: the weights themselves, where the base is at hand.
+        layers: residual blocks in a down block of the UNet.
+        plain: up blocks without attention.
+    """
+
+    family: str
+    shapes: Mapping[str, tuple[int, int]]
+    weights: Mapping[str, Tensor] | None = None
+    layers: int = 2
+    plain: frozenset[int] = frozenset()
+
+    def places(self, component: str) -> Iterator[tuple[str, str]]:
+        """Yield ("component.path", path) of a component's modules."""
+        for place in self.shapes:
+            if place.startswith(component + "."):
+                yield place, place.partition(".")[2]
+
+    def weight(self, place: str) -> Tensor | None:
+        """A module's weight, where the base is at hand."""
+        return None if self.weights is None else self.weights.get(place)
+
+    @cached_property
+    def original(self) -> dict[str, str]:
+        """UNet module -> its flat name in the original code, by walking through the blocks as that code builds them."""
+        walk = dict(_walk(self.layers, self.plain))
+        found = {place: _original_name(path, walk) for place, path in self.places("unet")}
+        return {place: name for place, name in found.items() if name}
+
+
+_LEVELS = 8  # more than any UNet has
+
+
+def _walk(layers: int, plain: frozenset[int]) -> Iterator[tuple[str, str]]:
+    """Yield (diffusers' block, the original block) in the order in which the original code appends its blocks."""
+    yield from (("conv_in", "input_blocks_0_0"), ("conv_norm_out", "out_0"), ("conv_out", "out_2"))
+    yield from (("time_embedding.linear_1", "time_embed_0"), ("time_embedding.linear_2", "time_embed_2"))
+    yield from (("add_embedding.linear_1", "label_emb_0_0"), ("add_embedding.linear_2", "label_emb_0_2"))
+    yield from (("mid_block.resnets.0", "middle_block_0"), ("mid_block.attentions.0", "middle_block_1"))
+    yield ("mid_block.resnets.1", "middle_block_2")
+    down, up = 1, 0
+    for level in range(_LEVELS):
+        for layer in range(layers):
+            yield f"down_blocks.{level}.resnets.{layer}", f"input_blocks_{down}_0"
+            yield f"down_blocks.{level}.attentions.{layer}", f"input_blocks_{down}_1"
+            down += 1
+        yield f"down_blocks.{level}.downsamplers.0.conv", f"input_blocks_{down}_0_op"
+        down += 1
+        for layer in range(layers + 1):
+            yield f"up_blocks.{level}.resnets.{layer}", f"output_blocks_{up}_0"
+            yield f"up_blocks.{level}.attentions.{layer}", f"output_blocks_{up}_1"
+            up += 1
+        yield f"up_blocks.{level}.upsamplers.0.conv", f"output_blocks_{up - 1}_{1 if level in plain else 2}_conv"
+
+
+_INSIDE = (
+    ("conv_shortcut", "skip_connection"), ("time_emb_proj", "emb_layers_1"), ("conv1", "in_layers_2"),
+    ("conv2", "out_layers_3"), ("norm1", "in_layers_0"), ("norm2", "out_layers_0"),
+)  # fmt: skip
+
+
+def _original_name(path: str, walk: Mapping[str, str]) -> str | None:
+    if path in walk:
+        return walk[path]
+    parts = path.split(".")
+    for length in range(len(parts) - 1, 1, -1):
+        front = walk.get(".".join(parts[:length]))
+        if front is not None:
+            inner = "_".join(parts[length:])
+            return f"{front}_{dict(_INSIDE).get(inner, inner)}" if "resnets" in parts else f"{front}_{inner}"
+    return None
+
+
+def flat(path: str) -> str:
+    """A dotted name with underscores for its dots."""
+    return path.replace(".", "_")
+
+
+def scalar(tensor: Tensor | None) -> float | None:
+    """The number in a scalar tensor."""
+    return None if tensor is None else float(tensor.item())
+
+
+def product(up: Tensor, down: Tensor, scale: float, shape: tuple[int, int]) -> Change | None:
+    """ΔW of a LoRA pair; None where it cannot be added to a weight of this shape.
+
+    Programs reshape ``up @ down`` to the weight's shape, so factors whose count of values fits are added even where
+    they are transposed.
+    """
+    up, down = up.flatten(1), down.flatten(1)
+    if up.shape[1] != down.shape[0] or up.shape[0] * down.shape[1] != prod(shape):
+        return None
+    if (up.shape[0], down.shape[1]) == shape:
+        return Product(up, down, scale)
+    return Whole(scale * (up.float() @ down.float()).reshape(shape))
+
+
+def whole(delta: Tensor, shape: tuple[int, int]) -> Change | None:
+    """ΔW reshaped to the weight's shape, or None where it does not fit."""
+    return Whole(delta.reshape(shape)) if delta.numel() == prod(shape) else None
+
+
+def tucker(core: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Rebuild a convolution [out, in, kh, kw] of core [a, b, kh, kw], first [a, out], second [b, in]."""
+    return torch.einsum("abkl,ao,bi->oikl", core.float(), first.float(), second.float())
+
+
+def loha(parts: Parts, scale: float, shape: tuple[int, int]) -> Change | None:
+    """ΔW of LoHa, the elementwise product of two low-rank matrices."""
+    halves = []
+    for half in "12":
+        first, second, core = parts[f"hada_w{half}_a"], parts[f"hada_w{half}_b"], parts.get(f"hada_t{half}")
+        halves.append(first.float() @ second.float() if core is None else tucker(core, first, second).flatten(1))
+    return whole(scale * halves[0] * halves[1], shape)
+
+
+def lokr(parts: Parts, alpha: float | None, shape: tuple[int, int]) -> Change | None:
+    """ΔW of LoKr, a Kronecker product; alpha counts only where a factor is factorised."""
+    rank = None
+    sides = []
+    for half in "12":
+        side = parts.get(f"lokr_w{half}")
+        if side is None:
+            first, second, core = parts[f"lokr_w{half}_a"], parts[f"lokr_w{half}_b"], parts.get(f"lokr_t{half}")
+            rank = second.shape[0]
+            side = first.float() @ second.float() if core is None else tucker(core, first, second)
+        sides.append(side.float())
+    small, large = sides
+    small = small.reshape(*small.shape, *[1] * (large.ndim - small.ndim))
+    scale = 1.0 if alpha is None or rank is None else alpha / rank
+    return whole(scale * torch.kron(small, large), shape)
+
+
+def dora(change: Change, magnitudes: Tensor, weight: Tensor, *, norm: Literal["output", "input", "base"]) -> Change:
+    """ΔW of DoRA as a program has it: magnitudes × (W + ΔV) / norm − W.
+
+    Args:
+        change: ΔV.
+        magnitudes: in a shape that multiplies the weight.
+        weight: W.
+        norm: of W + ΔV by output row (as the paper and peft), by input column (as LyCORIS), or of the rows of W alone.
+    """
+    added = change.delta if isinstance(change, Whole) else change.scale * (change.up.float() @ change.down.float())
+    original = weight.float()
+    turned = original + added.reshape(original.shape)
+    if norm == "input":
+        length = turned.transpose(0, 1).flatten(1).norm(dim=1).reshape(1, -1, *[1] * (turned.ndim - 2))
+    else:
+        rows = original if norm == "base" else turned
+        length = rows.flatten(1).norm(dim=1).reshape(-1, *[1] * (turned.ndim - 1))
+    scaled = turned * (magnitudes.float() / length)
+    return Whole((scaled - original).flatten(1))
+
+
+def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Split every key at its first dot: module -> suffix -> tensor."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        module, _, suffix = key.partition(".")
+        groups.setdefault(module, {})[suffix] = tensor
+    return groups
+
+
+NEEDS_BASE = "DoRA was not computed: it needs the base's weights (base=…)"

@@ -1,0 +1,109 @@
+"""Which latents a micro-batch of a DreamBooth run has: subject samples, and a class sample beside each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from visionpeft.data.order import Position, permutation
+from visionpeft.models.base import Base
+from visionpeft.models.prompts import time_ids
+from visionpeft.tasks.latents import Latents, Moments
+from visionpeft.training.rng import mix_seed
+
+SUBJECT, CLASS = 0, 1
+"""The kinds of samples; also which prompt they have."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The samples of a micro-batch that have one shape, and so go through the UNet together: subject first, then class.
+
+    Attributes:
+        mean: of the latents' distributions, [n, C, h, w] float32.
+        std: the same.
+        kind: [n] long, SUBJECT or CLASS.
+        rows: for each kind, the rows of the micro-batch that its random numbers are taken from, [n_kind] long.
+        ids: size conditioning of the UNet, [n, 6]; None for families without.
+    """
+
+    mean: Tensor
+    std: Tensor
+    kind: Tensor
+    rows: tuple[Tensor, Tensor]
+    ids: Tensor | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch on the device.
+
+    Attributes:
+        groups: its samples by shape.
+        count: scalar float32, the number of subject samples: the class loss comes on top, as in the paper.
+    """
+
+    groups: tuple[Group, ...]
+    count: Tensor
+
+
+class Draws:
+    """Makes micro-batches: a function of the positions and the seed alone.
+
+    Args:
+        base: the model, for its size conditioning.
+        sources: the subject's latents, and the class's where there is a prior.
+        seed: of the run.
+        device: where batches belong.
+    """
+
+    def __init__(self, base: Base, sources: Sequence[Latents], seed: int, device: torch.device) -> None:
+        self._base = base
+        self._sources = sources
+        self._seed = seed
+        self._device = device
+
+    def samples(self) -> int:
+        """Return the number of subject pictures."""
+        return len(self._sources[SUBJECT])
+
+    def files(self, positions: Sequence[Position]) -> list[str]:
+        """Return the files of these draws, class pictures too."""
+        kinds = range(len(self._sources))
+        return [self._sources[kind].file(self._place(kind, position)[1]) for kind in kinds for position in positions]
+
+    def batch(self, positions: Sequence[Position]) -> Batch:
+        """Return the distributions of these draws, grouped by shape."""
+        draws = [
+            (kind, row, source.draw(*self._place(kind, position)))
+            for kind, source in enumerate(self._sources)
+            for row, position in enumerate(positions)
+        ]
+        shapes = dict.fromkeys(moments.mean.shape for _, _, moments in draws)
+        groups = tuple(self._group([draw for draw in draws if draw[2].mean.shape == shape]) for shape in shapes)
+        return Batch(groups, torch.tensor(float(len(positions)), device=self._device))
+
+    def _group(self, draws: Sequence[tuple[int, int, Moments]]) -> Group:
+        rows = [[row for kind, row, _ in draws if kind == wanted] for wanted in (SUBJECT, CLASS)]
+        height, width = (side * self._base.latent_scale_factor for side in draws[0][2].mean.shape[1:])
+        return Group(
+            mean=torch.stack([moments.mean for _, _, moments in draws]),
+            std=torch.stack([moments.std for _, _, moments in draws]),
+            kind=self._long([kind for kind, _, _ in draws]),
+            rows=(self._long(rows[SUBJECT]), self._long(rows[CLASS])),
+            ids=time_ids(self._base, len(draws), (height, width)),
+        )
+
+    def _place(self, kind: int, position: Position) -> tuple[int, int]:
+        """Return epoch and index within the source; class pictures are gone through in an order of their own."""
+        if kind == SUBJECT:
+            return position.epoch, position.index
+        drawn = position.epoch * self.samples() + position.index
+        epoch, place = divmod(drawn, len(self._sources[CLASS]))
+        return epoch, permutation(mix_seed(self._seed, "class"), len(self._sources[CLASS]), epoch)[place]
+
+    def _long(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self._device)

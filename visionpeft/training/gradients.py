@@ -1,0 +1,70 @@
+"""Gradients in one flat buffer: summed over micro-batches and processes, divided by the count, clipped, watched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from visionpeft.training.task import StepOutput
+
+
+class GradientBuffer:
+    """One float32 buffer [elements + 2]: its slices are the parameters' ``.grad``, the last two Σ loss and Σ count.
+
+    Sums are exchanged, never means, in one all-reduce: any number of processes and micro-batches gives the same step.
+
+    Args:
+        parameters: float32, on one device.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        sizes = [p.numel() for p in parameters]
+        self.flat = torch.zeros(sum(sizes) + 2, device=parameters[0].device)
+        self.gradients = self.flat[:-2]
+        self.loss_sum = self.flat[-2]
+        self.count = self.flat[-1]
+        for parameter, part in zip(parameters, self.gradients.split(sizes), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def clear(self) -> None:
+        """Begin a step."""
+        self.flat.zero_()
+
+    @torch.no_grad()
+    def note(self, out: StepOutput) -> None:
+        """Take in the loss and the count of a micro-batch whose backward pass has run."""
+        self.loss_sum.add_(out.loss_sum.detach())
+        self.count.add_(out.count)
+
+    def reduce(self, world: int) -> None:
+        """Sum over the processes, then turn the sum of the gradients into their mean."""
+        if world > 1:
+            torch.distributed.all_reduce(self.flat)
+        self.gradients.div_(self.count)
+
+    def norm(self) -> Tensor:
+        """Return the Euclidean norm of all gradients, a scalar on the device."""
+        return torch.linalg.vector_norm(self.gradients)
+
+    def clip(self, norm: Tensor, limit: float) -> None:
+        """Scale the gradients, whose norm is given, down to ``limit``; without a look from the host."""
+        self.gradients.mul_((limit / (norm + 1e-12)).clamp(max=1.0))
+
+
+class Watch:
+    """Remembers on the device the first step whose loss or gradient was not a number."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._first = torch.full((), -1, dtype=torch.long, device=device)
+
+    def look(self, step: int, *values: Tensor) -> None:
+        """Note the step (from 0) if any of the scalars is not finite and none before was."""
+        finite = torch.isfinite(torch.stack(values)).all()
+        self._first.masked_fill_(~finite & (self._first < 0), step)
+
+    def first(self) -> int | None:
+        """Return the first bad step, from 0, or None; this waits for the device."""
+        step = int(self._first.item())
+        return None if step < 0 else step

@@ -1,0 +1,137 @@
+"""What the engine asks of a task: samples, a loss, a metric and previews."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from visionpeft.adapters.archive import Adapter
+from visionpeft.data.order import Position
+from visionpeft.progress import Progress
+from visionpeft.training.rng import StepRng
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass
+class StepOutput:
+    """What a micro-batch gives: a sum and a count, never a mean, so that any splitting of a batch gives one result.
+
+    Attributes:
+        loss_sum: scalar on the device, the sum of the losses; it is differentiated.
+        count: scalar on the device, how many terms the sum has (samples, boxes, tokens; weights are allowed).
+        logs: scalars on the device for the log, shown as their mean over micro-batches, steps and processes.
+    """
+
+    loss_sum: Tensor
+    count: Tensor
+    logs: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Something a preview made.
+
+    Attributes:
+        name: short and unique within a preview, for trackers.
+        path: the file that the task wrote, a picture where it ends in .png.
+        caption: what is to be seen.
+    """
+
+    name: str
+    path: Path
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and how a task runs; what the engine knows before the first step.
+
+    Attributes:
+        accelerator: for gathering across processes and for waiting until the main process has made a cache.
+        device: where the batches and models belong.
+        dtype: what autocast computes in around ``loss``; None is float32.
+        rank: this process, 0 to world - 1; 0 is the main one.
+        world: number of processes.
+        seed: of the run.
+        output: the run's folder.
+        progress: for phases that take more than a second.
+        gradient_checkpointing: whether the task should recompute activations in the backward pass.
+    """
+
+    accelerator: Accelerator
+    device: torch.device
+    dtype: torch.dtype | None
+    rank: int
+    world: int
+    seed: int
+    output: Path
+    progress: Progress
+    gradient_checkpointing: bool = False
+
+
+class Task(Protocol):
+    """A kind of training. The engine calls ``prepare`` first, everything else after it.
+
+    Attributes:
+        name: for messages and trackers.
+        metric: the key of ``evaluate()`` that chooses the best checkpoint, larger is better; None: the last is taken.
+        components: the models in training, by name; the engine puts them into training mode, and into evaluation mode
+            around ``evaluate``, ``preview`` and ``capture``.
+    """
+
+    name: str
+    metric: str | None
+
+    @property
+    def components(self) -> Mapping[str, nn.Module]:
+        """The models in training, by name."""
+        ...
+
+    def prepare(self, context: Context) -> None:
+        """Move models to the device, compute caches, make what is missing; the main process first."""
+        ...
+
+    def trainable(self) -> dict[str, list[nn.Parameter]]:
+        """Return the trained parameters by component: float32, on one device, in an order that never changes."""
+        ...
+
+    def samples(self) -> int:
+        """Return how many training samples an epoch has."""
+        ...
+
+    def batch(self, positions: Sequence[Position]) -> Any:
+        """Return the micro-batch of these samples on the device: a function of the positions and the seed alone."""
+        ...
+
+    def loss(self, batch: Any, rng: StepRng) -> StepOutput:
+        """Return the loss of a micro-batch, on the device, without host synchronisation.
+
+        All randomness comes from ``rng``; dropout may use torch's generator, which is seeded for each micro-batch.
+        """
+        ...
+
+    def files(self, positions: Sequence[Position]) -> list[str]:
+        """Return the names of these samples' files, for the message about a loss that is not a number."""
+        ...
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Return figures of the adapter after ``step`` steps; called in the main process, with its own generators.
+
+        The key ``eligible`` (0 or 1), where present, says whether the step may be chosen as the best.
+        """
+        ...
+
+    def preview(self, step: int) -> Sequence[Artifact]:
+        """Write previews below the run's folder; called in the main process, with its own generators."""
+        ...
+
+    def capture(self) -> Adapter:
+        """Return a copy of what is trained, on the CPU."""
+        ...

@@ -1,0 +1,179 @@
+"""What is trained and how one step changes it: gradients, optimizer, schedule, moving average, loss scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visionpeft.compute.precision import Precision
+from visionpeft.errors import FileFormatError, TrainingError
+from visionpeft.training.ema import Ema
+from visionpeft.training.gradients import GradientBuffer, Watch
+from visionpeft.training.log import Window
+from visionpeft.training.optim import build_optimizer, rates_of
+from visionpeft.training.schedules import schedule_factor
+from visionpeft.training.settings import TrainConfig
+from visionpeft.training.task import StepOutput
+
+
+class Trainer:
+    """The state that steps change, all on the device; a step never waits for it.
+
+    Args:
+        trainable: parameters by component, float32 and on one device.
+        config: the run's settings.
+        precision: the arithmetic of the loss.
+        world: number of processes whose gradients are summed.
+
+    Raises:
+        TrainingError: nothing to train, or parameters that cannot be trained as they are.
+        ConfigError: learning rates that do not fit the components.
+    """
+
+    def __init__(
+        self, trainable: Mapping[str, Sequence[nn.Parameter]], config: TrainConfig, precision: Precision, world: int
+    ) -> None:
+        self.config = config
+        self.precision = precision
+        self.world = world
+        self.parameters = _checked(trainable)
+        everything = list(self.parameters.values())
+        self.device = everything[0].device
+        self.gradients = GradientBuffer(everything)
+        self.rates = rates_of(config.learning_rate, list(trainable))
+        self.optimizer = build_optimizer(config.optimizer, trainable, self.rates)
+        self.ema = None if config.ema is None else Ema(everything, config.ema)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
+        self.watch = Watch(self.device)
+        self.norm = torch.zeros((), device=self.device)
+
+    def begin(self) -> None:
+        """Begin a step."""
+        self.gradients.clear()
+
+    def backward(self, out: StepOutput) -> None:
+        """Add a micro-batch's gradients."""
+        self.scaler.scale(out.loss_sum).backward()
+        self.gradients.note(out)
+
+    def update(self, step: int) -> None:
+        """End step ``step`` (from 0): reduce, clip, move the weights and their average."""
+        self.gradients.reduce(self.world)
+        self.scaler.unscale_(self.optimizer)
+        self.norm = self.gradients.norm()
+        self.watch.look(step, self.gradients.loss_sum, self.gradients.count, self._watched_norm())
+        if self.config.max_grad_norm is not None:
+            self.gradients.clip(self.norm, self.config.max_grad_norm)
+        for group, rate in zip(self.optimizer.param_groups, self.learning_rates(step).values(), strict=True):
+            group["lr"] = rate
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update(step)
+
+    def note(self, window: Window) -> None:
+        """Add the step's loss and gradient norm to the log's means; a norm that overflowed in float16 is left out."""
+        window.add({"loss": self.gradients.loss_sum}, self.gradients.count)
+        window.add({"gradient_norm": self.norm.nan_to_num(0.0, 0.0, 0.0)}, torch.isfinite(self.norm).float())
+
+    def learning_rates(self, step: int) -> dict[str, float]:
+        """Return each component's learning rate in step ``step``, from 0."""
+        config = self.config
+        factor = schedule_factor(config.schedule, step, config.steps, config.warmup)
+        return {name: rate * factor for name, rate in self.rates.items()}
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return the context in which the model holds the moving average, where there is one."""
+        return nullcontext() if self.ema is None else self.ema.swapped()
+
+    def _watched_norm(self) -> Tensor:
+        """A float16 step whose gradients overflow is skipped and the scale lowered: bad only when no scale is left."""
+        if not self.precision.scaled:
+            return self.norm
+        scale = self.scaler.scale(torch.ones((), device=self.device))
+        return torch.where(scale < 1.0, self.norm, torch.zeros_like(self.norm))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors that a continued run needs, by name."""
+        found = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
+        if self.ema is not None:
+            found |= {f"ema.{name}": a for name, a in zip(self.parameters, self.ema.averages, strict=True)}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{index}.{key}": v for key, v in values.items() if isinstance(v, Tensor)}
+        return found
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what a continued run needs besides tensors, as JSON values."""
+        states = self.optimizer.state_dict()["state"]
+        plain = {
+            str(index): {key: v for key, v in values.items() if not isinstance(v, Tensor)}
+            for index, values in states.items()
+        }
+        return {"optimizer": {index: values for index, values in plain.items() if values}, "scaler": self._scale()}
+
+    def _scale(self) -> dict[str, Any]:
+        return self.scaler.state_dict() if self.precision.scaled else {}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Take back what ``tensors`` and ``numbers`` gave, strictly.
+
+        Raises:
+            FileFormatError: a tensor is missing, left over, or of another shape.
+        """
+        left = dict(tensors)
+        targets: dict[str, Tensor] = {f"parameter.{name}": p for name, p in self.parameters.items()}
+        if self.ema is not None:
+            targets |= {f"ema.{name}": a for name, a in zip(self.parameters, self.ema.averages, strict=True)}
+        for name, target in targets.items():
+            target.copy_(_fitting(name, left.pop(name, None), target))
+        self._restore_optimizer(left, numbers["optimizer"])
+        if self.precision.scaled:
+            self.scaler.load_state_dict(numbers["scaler"])
+
+    def _restore_optimizer(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        states: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in numbers.items()}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            index, _, key = rest.partition(".")
+            if kind != "optimizer" or not index.isdigit() or int(index) >= len(self.parameters):
+                raise FileFormatError(f"checkpoint: unexpected tensor '{name}'; it belongs to another program version.")
+            states.setdefault(int(index), {})[key] = tensor
+        if len(states) != len(self.parameters):
+            raise FileFormatError(
+                f"checkpoint: optimizer state of {len(states)} parameters, {len(self.parameters)} are trained."
+            )
+        self.optimizer.load_state_dict(
+            {"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]},
+        )
+
+
+def _checked(trainable: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, nn.Parameter]:
+    """Return the parameters as "component.number", after a look at what would fail later with an unclear message."""
+    named = {f"{name}.{i}": p for name, ps in trainable.items() for i, p in enumerate(ps)}
+    if not named or not all(trainable.values()):
+        empty = [name for name, ps in trainable.items() if not ps]
+        raise TrainingError(f"nothing to train{' in ' + ', '.join(empty) if empty else ''}: add an adapter first.")
+    devices = {p.device for p in named.values()}
+    for name, parameter in named.items():
+        if parameter.dtype != torch.float32:
+            raise TrainingError(f"parameter {name} is {parameter.dtype}: trained weights must be float32.")
+        if not parameter.requires_grad:
+            raise TrainingError(f"parameter {name} does not require gradients: it cannot be trained.")
+    if len(devices) > 1:
+        raise TrainingError(f"trained parameters lie on several devices: {', '.join(sorted(map(str, devices)))}.")
+    return named
+
+
+def _fitting(name: str, tensor: Tensor | None, target: Tensor) -> Tensor:
+    if tensor is None:
+        raise FileFormatError(f"checkpoint: tensor '{name}' is missing; it belongs to another adapter or version.")
+    if tensor.shape != target.shape:
+        raise FileFormatError(
+            f"checkpoint: tensor '{name}' is {list(tensor.shape)}, expected {list(target.shape)}: another adapter."
+        )
+    return tensor
