@@ -221,9 +221,9 @@ def test_using_restores_after_an_error_and_nests(vit):
     trained("lora", vit, "b", 2)
     vit.manager.activate({"a": 0.5})
     out = vit.run()
+    with vit.manager.using({"b": 1.0}), vit.manager.using({}):
+        pass
     with pytest.raises(ZeroDivisionError), vit.manager.using({"b": 1.0}):
-        with vit.manager.using({}):
-            pass
         raise ZeroDivisionError
     assert torch.equal(vit.run(), out)
 

@@ -58,10 +58,12 @@ def original_unet(unet):
 def original_vae(vae):
     levels, out = len(vae.config.block_out_channels), {}
     words = [
-        ("mid_block.attentions.0.group_norm", "mid.attn_1.norm"), ("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"),
+        ("mid_block.attentions.0.group_norm", "mid.attn_1.norm"),
+        ("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"),
         ("mid_block.attentions.0.to_", "mid.attn_1."), ("mid_block.resnets.0", "mid.block_1"),
         ("mid_block.resnets.1", "mid.block_2"), ("conv_shortcut", "nin_shortcut"), ("conv_norm_out", "norm_out"),
-        (".resnets.", ".block."), ("downsamplers.0", "downsample"), ("upsamplers.0", "upsample"), ("down_blocks.", "down."),
+        (".resnets.", ".block."), ("downsamplers.0", "downsample"), ("upsamplers.0", "upsample"),
+        ("down_blocks.", "down."),
     ]  # fmt: skip
     for key, value in vae.state_dict().items():
         name = key

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
+from math import prod
 from typing import Any
 
 import torch
@@ -21,7 +23,10 @@ BLENDS: dict[str, Blender] = {}
 
 
 def blending(name: str) -> Callable[[Blender], Blender]:
-    """Enter a blend in the table: from [(weight, (down [r, n], up [m, r]))] of one layer it makes factors."""
+    """Enter a blend in the table: from [(weight, (down [r, n], up [m, r]))] of one layer it makes factors.
+
+    Every adapter is among them, with factors of rank 0 where it leaves the layer alone.
+    """
 
     def enter(blender: Blender) -> Blender:
         BLENDS[name] = blender
@@ -88,8 +93,9 @@ def blend(
     (first, weight), *more = adapters.values()
     if not more and weight == 1 and rank is None and not params:
         return first
+    _check_options(method, params)
     options = params | ({"rank": rank} if method == "svd" and rank is not None else {})
-    tensors, shapes = _blended(adapters, BLENDS[method], method, options)
+    tensors, shapes = _blended(adapters, BLENDS[method], options)
     heads, about = _heads(adapters), _metadata(adapters)
     specs = {part: _spec(part, shapes, adapters) for part in _components(adapters)}
     result = Adapter(specs, tensors, heads, about)
@@ -97,26 +103,32 @@ def blend(
 
 
 def _blended(
-    adapters: Mapping[str, tuple[Adapter, float]], blender: Blender, method: str, options: Mapping[str, Any]
+    adapters: Mapping[str, tuple[Adapter, float]], blender: Blender, options: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, int]]:
-    collected: dict[str, Parts] = {}
+    found = {name: _factors(name, adapter) for name, (adapter, _) in adapters.items()}
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, (adapter, weight) in adapters.items():
-        for place, (factors, shape) in _factors(name, adapter).items():
+    for name, layers in found.items():
+        for place, (_, shape) in layers.items():
             if shapes.setdefault(place, shape) != shape:
                 raise AdapterError(f"'{place}' has shape {shape} in '{name}' and {shapes[place]} in another adapter.")
-            collected.setdefault(place, []).append((weight, factors))
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
-    for place in sorted(collected):
-        try:
-            down, up = blender(collected[place], **options)
-        except TypeError as error:
-            raise AdapterError(f"The blend '{method}' does not take these parameters: {error}.") from None
+    for place, shape in sorted(shapes.items()):
+        nothing = torch.zeros(0, prod(shape[1:])), torch.zeros(shape[0], 0)
+        parts = [(weight, found[name].get(place, (nothing,))[0]) for name, (_, weight) in adapters.items()]
+        down, up = blender(parts, **options)
         ranks[place] = len(down)
-        named = as_lora(down.float(), up.float(), shapes[place])
+        named = as_lora(down.float(), up.float(), shape)
         tensors |= {f"{place}.{key}": tensor.contiguous() for key, tensor in named.items()}
     return tensors, ranks
+
+
+def _check_options(method: str, options: Mapping[str, Any]) -> None:
+    known = list(signature(BLENDS[method]).parameters)[1:]
+    for name in options:
+        if name not in known:
+            takes = ", ".join(known) if known else "no parameters"
+            raise AdapterError(f"The blend '{method}' takes {takes}, not '{name}'.{did_you_mean(name, known)}")
 
 
 def _factors(name: str, adapter: Adapter) -> dict[str, tuple[Factors, tuple[int, ...]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,65 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
-from visionpeft.adapters.fit import (
-    captured_spec,
-    check_base,
-    check_patterns,
-    check_swap,
-    feedforward_targets,
-    plain_targets,
-    read_parts,
-    scales_differ,
-    with_kernels,
-)
+from visionpeft.adapters.build import fresh_branches, given_branches
+from visionpeft.adapters.fit import captured_spec, check_base, check_swap, scales_differ, with_kernels
 from visionpeft.adapters.layers import Branch
 from visionpeft.adapters.merging import Merged, merge_layer
-from visionpeft.adapters.methods import branch_of, new_branch
 from visionpeft.adapters.resolve import Family, check_component, split_spec
 from visionpeft.adapters.spec import AdapterSpec
-from visionpeft.adapters.tokens import TokenBook
+from visionpeft.adapters.state import Held, Report, Status
+from visionpeft.adapters.tokens import Words
 from visionpeft.adapters.tree import ModelTree
-from visionpeft.adapters.weights import LayerWeights, Weights, check_name, layer_weights, read_weights
+from visionpeft.adapters.weights import Weights, check_name, layer_weights, read_weights
 from visionpeft.errors import AdapterError
 
-_WORD = ".token."
+__all__ = ["AdapterManager", "Report", "Status"]
 _NAME = re.compile(r"[\w+-]+")
-
-
-@dataclass(frozen=True)
-class Report:
-    """What an adapter is on a model.
-
-    Attributes:
-        modules: component -> number of adapted layers.
-        parameters: how many numbers it holds, trained words among them.
-        bytes: their size in float32.
-    """
-
-    modules: dict[str, int]
-    parameters: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Status:
-    """One adapter's state: its methods by component, its report, its weights, and whether it trains or is merged."""
-
-    methods: dict[str, str]
-    report: Report
-    weight: LayerWeights
-    trainable: bool
-    merged: bool
-
-
-@dataclass
-class _Held:
-    """What the manager keeps of one adapter beside its branches."""
-
-    specs: dict[str, AdapterSpec]
-    metadata: AdapterMetadata
-    weight: LayerWeights = 1.0
-    places: list[str] = field(default_factory=list[str])
 
 
 class AdapterManager:
@@ -98,12 +52,8 @@ class AdapterManager:
     ) -> None:
         self.family, self.base, self.base_hash = family, base, base_hash
         self._tree = ModelTree(components, family)
-        self._books = {
-            name: TokenBook(name, module, (tokenizers or {}).get(name))
-            for name, module in self.components.items()
-            if name.startswith("text_encoder")
-        }
-        self._held: dict[str, _Held] = {}
+        self._words = Words(self.components, tokenizers or {})
+        self._held: dict[str, Held] = {}
         self._merged: list[Merged] | None = None
         self._merged_names: tuple[str, ...] = ()
 
@@ -124,21 +74,13 @@ class AdapterManager:
     def words(self, name: str) -> list[str]:
         """The trained words of an adapter."""
         check_name(name, self.names)
-        return sorted({word for book in self._books.values() for word in book.rows(name)})
+        return self._words.of(name)
 
     def _status(self, name: str) -> Status:
-        held = self._held[name]
+        held, parameters = self._held[name], self._parameters(name)
         methods = {component: spec.method for component, spec in held.specs.items()}
-        trains = any(parameter.requires_grad for parameter in self._parameters(name))
-        return Status(methods, self._report(name), held.weight, trains, name in self._merged_names)
-
-    def _report(self, name: str) -> Report:
-        held = self._held[name]
-        counts = dict.fromkeys(held.specs, 0)
-        for place in held.places:
-            counts[place.partition(".")[0]] += 1
-        numbers = sum(parameter.numel() for parameter in self._parameters(name))
-        return Report(counts, numbers, 4 * numbers)
+        trains = any(parameter.requires_grad for parameter in parameters)
+        return Status(methods, held.report(parameters), held.weight, trains, name in self._merged_names)
 
     def _parameters(self, name: str) -> list[nn.Parameter]:
         return [parameter for group in self._groups(name).values() for parameter in group]
@@ -148,9 +90,8 @@ class AdapterManager:
         for place in self._held[name].places:
             parts = self._branch(place, name).parts
             groups.setdefault(place.partition(".")[0], []).extend(parts.values())
-        for component, book in self._books.items():
-            if rows := book.rows(name):
-                groups.setdefault(component, []).extend(rows[word] for word in sorted(rows))
+        for key, row in sorted(self._words.rows(name).items()):
+            groups.setdefault(key.partition(".")[0], []).append(row)
         return {component: groups[component] for component in self.components if component in groups}
 
     def add(
@@ -175,16 +116,12 @@ class AdapterManager:
         """
         self._check_free(name)
         specs = split_spec(spec, list(self.components))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            branches = self._fresh(specs)
-        rows = {part: book.first_rows(tokens or {}) for part, book in self._books.items()} if tokens else {}
-        if tokens and not rows:
-            raise AdapterError("Trained words need a text encoder, and this model has none.")
+        branches = fresh_branches(self._tree, self.family, specs, seed)
+        rows = self._words.first_rows(tokens) if tokens else {}
         metadata = AdapterMetadata(
             family=self.family.name, base=self.base, base_hash=self.base_hash, trigger_words=tuple(sorted(tokens or {}))
         )
-        return self._mount(name, _Held(specs, metadata), branches, rows, trainable=True)
+        return self._mount(name, Held(specs, metadata), branches, rows, trainable=True)
 
     def attach(
         self, name: str, adapter: Adapter | str | Path, *, trainable: bool = False, other_base: bool = False
@@ -206,10 +143,10 @@ class AdapterManager:
         check_base(value.metadata, self.family.name, self.base, self.base_hash, other_base=other_base)
         for component in value.specs:
             check_component(component, list(self.components))
-        branches = self._given(value)
-        rows = self._given_rows(value)
-        held = _Held(dict(value.specs), value.metadata)
-        return self._mount(name, held, branches, rows, trainable=trainable)
+        branches = given_branches(self._tree, self.family, value)
+        self._words.check(value.heads)
+        held = Held(dict(value.specs), value.metadata)
+        return self._mount(name, held, branches, value.heads, trainable=trainable)
 
     def remove(self, *names: str) -> None:
         """Take adapters off. After the last one the original modules are back and `state_dict()` is bit-equal.
@@ -223,8 +160,7 @@ class AdapterManager:
         for name in dict.fromkeys(names):
             for place in self._held.pop(name).places:
                 self._tree.drop(place, name)
-            for book in self._books.values():
-                book.drop(name)
+            self._words.drop(name)
         self._project()
 
     def capture(self, name: str) -> Adapter:
@@ -241,7 +177,7 @@ class AdapterManager:
         for place in held.places:
             for parameter, tensor in self._branch(place, name).whole.items():
                 tensors[f"{place}.{parameter}"] = _copied(tensor)
-        heads = {key: _copied(row) for key, row in self._rows(name).items()}
+        heads = {key: _copied(row) for key, row in self._words.rows(name).items()}
         specs = {component: captured_spec(spec) for component, spec in held.specs.items()}
         return Adapter(specs, tensors, heads, held.metadata)
 
@@ -262,54 +198,17 @@ class AdapterManager:
             raise AdapterError(
                 f"Adapter '{name}': '{differing}' has another scale in the one to swap in; remove and attach."
             )
-        copies = check_swap(name, branches, self._rows(name), value)
+        copies = check_swap(name, branches, self._words.rows(name), value)
         with torch.no_grad():
             for target, source in copies:
                 target.copy_(source)
 
-    def _fresh(self, specs: Mapping[str, AdapterSpec]) -> dict[str, Branch]:
-        branches: dict[str, Branch] = {}
-        for component, spec in specs.items():
-            layers = self._tree.layers(component)
-            paths = self.family.resolve(component, layers, plain_targets(spec))
-            check_patterns(component, spec, paths)
-            inputs = feedforward_targets(spec)
-            scaled = self.family.resolve(component, layers, inputs) if inputs else []
-            for path in paths:
-                branches[f"{component}.{path}"] = new_branch(spec, path, layers[path], feedforward=path in scaled)
-        return branches
-
-    def _given(self, adapter: Adapter) -> dict[str, Branch]:
-        layers: dict[str, nn.Module] = {}
-        wanted: list[str] = []
-        for component, spec in adapter.specs.items():
-            table = self._tree.layers(component)
-            layers |= {f"{component}.{path}": layer for path, layer in table.items()}
-            wanted += [f"{component}.{path}" for path in self.family.resolve(component, table, plain_targets(spec))]
-        parts = read_parts(adapter, wanted, layers)
-        return {place: _given_branch(adapter, place, layers[place], parts[place]) for place in wanted}
-
-    def _given_rows(self, adapter: Adapter) -> dict[str, dict[str, Tensor]]:
-        rows: dict[str, dict[str, Tensor]] = {}
-        for name, head in adapter.heads.items():
-            component, token, word = name.partition(_WORD)
-            if not token or component not in self._books:
-                raise AdapterError(f"The adapter brings the head '{name}', which this model has no place for.")
-            rows.setdefault(component, {})[word] = head
-        for component, words in rows.items():
-            self._books[component].check_rows(words)
-        return rows
-
-    def _rows(self, name: str) -> dict[str, nn.Parameter]:
-        books = self._books.items()
-        return {f"{component}{_WORD}{word}": row for component, book in books for word, row in book.rows(name).items()}
-
     def _mount(
         self,
         name: str,
-        held: _Held,
+        held: Held,
         branches: Mapping[str, Branch],
-        rows: Mapping[str, Mapping[str, Tensor]],
+        rows: Mapping[str, Tensor],
         *,
         trainable: bool,
     ) -> Report:
@@ -320,10 +219,9 @@ class AdapterManager:
         self._held[name] = held
         for place, branch in branches.items():
             self._tree.put(place, name, branch.requires_grad_(trainable))
-        for component, words in rows.items():
-            self._books[component].put(name, words, trainable)
+        self._words.put(name, rows, trainable)
         self._project()
-        return self._report(name)
+        return held.report(self._parameters(name))
 
     def activate(self, weights: Weights) -> None:
         """Let these adapters act, at these weights, and no others; what trains does not change.
@@ -441,11 +339,6 @@ class AdapterManager:
     def _check_unmerged(self) -> None:
         if self._merged is not None:
             raise AdapterError("Adapters are merged into the weights; call unmerge() first.")
-
-
-def _given_branch(adapter: Adapter, place: str, layer: nn.Module, parts: dict[str, Tensor]) -> Branch:
-    component, _, path = place.partition(".")
-    return branch_of(adapter.specs[component], path, layer, parts)
 
 
 def _copied(tensor: Tensor) -> Tensor:

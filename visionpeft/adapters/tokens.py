@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from visionpeft.adapters.layers import Move, keeping_float32
 from visionpeft.errors import AdapterError
 
+_WORDS = ".token."
 _WORD = re.compile(r"\S+")
 
 
@@ -184,6 +185,65 @@ class TokenBook:
     def _holder(self) -> Any:
         encoder: Any = self._encoder
         return getattr(encoder, "text_model", encoder).embeddings
+
+
+class Words:
+    """The trained words of all text encoders of a model; their rows are named "text_encoder.token.<word>".
+
+    Args:
+        components: the model's components; those named "text_encoder…" take words.
+        tokenizers: text encoder's name -> its tokenizer.
+    """
+
+    def __init__(self, components: Mapping[str, nn.Module], tokenizers: Mapping[str, Any]) -> None:
+        encoders = {name: module for name, module in components.items() if name.startswith("text_encoder")}
+        self._books = {name: TokenBook(name, encoder, tokenizers.get(name)) for name, encoder in encoders.items()}
+
+    def of(self, adapter: str) -> list[str]:
+        """An adapter's words."""
+        return sorted({word for book in self._books.values() for word in book.rows(adapter)})
+
+    def rows(self, adapter: str) -> dict[str, nn.Parameter]:
+        """An adapter's rows [n, width] by name."""
+        books = self._books.items()
+        return {f"{part}{_WORDS}{word}": row for part, book in books for word, row in book.rows(adapter).items()}
+
+    def first_rows(self, tokens: Mapping[str, str]) -> dict[str, Tensor]:
+        """The rows that new words start from: those of existing words.
+
+        Raises:
+            AdapterError: no text encoder, no tokenizer, a word that is known already, or a start of no tokens.
+        """
+        if not self._books:
+            raise AdapterError("Trained words need a text encoder, and this model has none.")
+        books = self._books.items()
+        return {f"{part}{_WORDS}{word}": row for part, book in books for word, row in book.first_rows(tokens).items()}
+
+    def check(self, rows: Mapping[str, Tensor]) -> None:
+        """Raise AdapterError where rows cannot be added: no such text encoder, a word in use, a wrong width."""
+        for component, words in _by_component(rows).items():
+            if component not in self._books:
+                key = next(key for key in rows if key.startswith(component))
+                raise AdapterError(f"The adapter brings the head '{key}', which this model has no place for.")
+            self._books[component].check_rows(words)
+
+    def put(self, adapter: str, rows: Mapping[str, Tensor], trainable: bool) -> None:
+        """Add an adapter's rows."""
+        for component, words in _by_component(rows).items():
+            self._books[component].put(adapter, words, trainable)
+
+    def drop(self, adapter: str) -> None:
+        """Remove an adapter's words."""
+        for book in self._books.values():
+            book.drop(adapter)
+
+
+def _by_component(rows: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    table: dict[str, dict[str, Tensor]] = {}
+    for key, row in rows.items():
+        component, _, word = key.partition(_WORDS)
+        table.setdefault(component, {})[word] = row
+    return table
 
 
 def pieces_of(word: str, count: int) -> list[str]:

@@ -119,9 +119,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
 
 def _component(adapter: Adapter, component: str) -> dict[str, Any]:
     spec = adapter.specs[component]
-    places = [
-        place.partition(".")[2] for place in algebra.modules(adapter) if place.startswith(f"{component}.")
-    ]
+    places = [place.partition(".")[2] for place in algebra.modules(adapter) if place.startswith(f"{component}.")]
     ranks = Counter(rank_of(spec, path) for path in places) if isinstance(spec, RankSpec) else Counter[int]()
     return {"method": spec.method, "modules": len(places), "ranks": {str(rank): n for rank, n in sorted(ranks.items())}}
 

@@ -131,15 +131,15 @@ def _tokenizer(path: Path, name: str, given: str | Path | None, pad: str | None)
                 return CLIPTokenizer.from_pretrained(str(folder), **more)
     try:
         found = CLIPTokenizer.from_pretrained(str(given or VOCABULARY), local_files_only=given is None, **more)
-        if len(found) < _BYTES:  # where there is nothing, transformers may make a tokenizer that knows nothing
-            raise ValueError("no vocabulary")
+    except (OSError, ValueError):
+        found = ()
+    if len(found) >= _BYTES:  # where there is nothing, transformers may make a tokenizer that knows nothing
         return found
-    except (OSError, ValueError) as error:
-        where = f"'{given}' has none" if given else f"none lies beside it, and '{VOCABULARY}' is not in the hub's cache"
-        raise BaseModelError(
-            f"{path}: a checkpoint holds no tokenizer, and {where}: pass tokenizer=, a folder with CLIP's vocab.json"
-            f" and merges.txt, or the id of one on the hub ('{VOCABULARY}')."
-        ) from error
+    where = f"'{given}' has none" if given else f"none lies beside it, and '{VOCABULARY}' is not in the hub's cache"
+    raise BaseModelError(
+        f"{path}: a checkpoint holds no tokenizer, and {where}: pass tokenizer=, a folder with CLIP's vocab.json"
+        f" and merges.txt, or the id of one on the hub ('{VOCABULARY}')."
+    )
 
 
 def _pipeline(family: str, parts: dict[str, Any]) -> Any:
