@@ -79,3 +79,21 @@ def test_trigger_words_and_foreign_entries_come_back(tmp_path):
     found = files.read(path).metadata
     assert found.trigger_words == ("sks", "robot")
     assert found.extra["ss_tag_frequency"] == "{}"
+
+
+def test_a_base_tells_its_prediction_and_size(tmp_path):
+    from tests.tiny import tiny_sd2
+    from visionpeft.models.base import load_base
+
+    pipe = tiny_sd2()
+    pipe.scheduler.register_to_config(prediction_type="epsilon")
+    pipe.save_pretrained(tmp_path / "base")
+    base = load_base(tmp_path / "base")
+    path = files.export(adapter("sd2", "lora"), tmp_path / "a.safetensors", "kohya", base=base)
+    entries = safefile.read_header(path).metadata
+    assert entries["ss_base_model_version"] == "sd_v2"
+    assert entries["modelspec.prediction_type"] == "epsilon"
+    assert entries["modelspec.resolution"] == f"{base.size}x{base.size}"
+    assert files.prove(path, adapter("sd2", "lora"), base=base).ok
+    bare = files.export(adapter("sd2", "lora"), tmp_path / "b.safetensors", "kohya")
+    assert "modelspec.resolution" not in safefile.read_header(bare).metadata

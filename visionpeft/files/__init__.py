@@ -12,7 +12,7 @@ from visionpeft.adapters import algebra
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import RankSpec, rank_of
 from visionpeft.errors import FileFormatError, OutputError, did_you_mean
-from visionpeft.files.bases import family_of, weights_of
+from visionpeft.files.bases import facts_of_base, family_of, weights_of
 from visionpeft.files.embeddings import write_words
 from visionpeft.files.formats import FORMATS, Format, Job
 from visionpeft.files.proof import ProgramProof, Proof, prove_file
@@ -57,7 +57,8 @@ def export(
     if chosen.write is None:
         return adapter.save(path)
     weights, family = weights_of(base), family_of(adapter, base)
-    job = Job(adapter, family, dtype, weights, path.name.split(".")[0], metadata or {})
+    given = facts_of_base(base) | dict(metadata or {})
+    job = Job(adapter, family, dtype, weights, path.name.split(".")[0], given)
     tensors, header = chosen.write(job)
     write_words(adapter, family, path, dtype, overwrite=overwrite)
     safefile.save(path, tensors, header)

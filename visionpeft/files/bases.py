@@ -55,6 +55,13 @@ def _parents(path: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
+def facts_of_base(base: Any) -> dict[str, str]:
+    """Return the ModelSpec entries that a ``Base`` tells: what it predicts, its native size; {} for anything else."""
+    if not isinstance(base, Base):
+        return {}
+    return {"prediction_type": base.prediction_type, "resolution": f"{base.size}x{base.size}"}
+
+
 def family_of(adapter: Adapter, base: Any = None) -> str:
     """Return "sd1", "sd2", "sdxl" or another family's name: from the base, the adapter's metadata, or its widths."""
     if isinstance(base, Base):

@@ -73,6 +73,7 @@ def _write_kohya(job: Job) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _write_diffusers(job: Job) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors = diffusers_layout.write(job.adapter, dtype=job.dtype, weights=job.weights)
     header = diffusers_layout.header(job.adapter) | modelspec(job.adapter, job.family, job.title, job.given)
+    header["modelspec.implementation"] = "diffusers"
     return tensors, header | {"modelspec.hash_sha256": hashes(tensors, header)["modelspec.hash_sha256"]}
 
 

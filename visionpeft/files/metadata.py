@@ -30,28 +30,25 @@ class FamilyFacts:
         architecture: ModelSpec's name of the base.
         implementation: whose names the modules have.
         prediction: "epsilon" or "v".
-        resolution: native width × height in pixels.
     """
 
     version: str
     architecture: str
     implementation: str
     prediction: str
-    resolution: str
 
 
 FACTS = {
-    ("sd1", "epsilon"): FamilyFacts("sd_v1", "stable-diffusion-v1/lora", "diffusers", "epsilon", "512x512"),
-    ("sd1", "v"): FamilyFacts("sd_v1", "stable-diffusion-v1/lora", "diffusers", "v", "512x512"),
-    ("sd2", "epsilon"): FamilyFacts("sd_v2", "stable-diffusion-v2-512/lora", "diffusers", "epsilon", "512x512"),
-    ("sd2", "v"): FamilyFacts("sd_v2_v", "stable-diffusion-v2-768-v/lora", "diffusers", "v", "768x768"),
+    ("sd1", "epsilon"): FamilyFacts("sd_v1", "stable-diffusion-v1/lora", "diffusers", "epsilon"),
+    ("sd1", "v"): FamilyFacts("sd_v1", "stable-diffusion-v1/lora", "diffusers", "v"),
+    ("sd2", "epsilon"): FamilyFacts("sd_v2", "stable-diffusion-v2-512/lora", "diffusers", "epsilon"),
+    ("sd2", "v"): FamilyFacts("sd_v2_v", "stable-diffusion-v2-768-v/lora", "diffusers", "v"),
     **{
         ("sdxl", prediction): FamilyFacts(
             "sdxl_base_v1-0",
             "stable-diffusion-xl-v1-base/lora",
             "https://github.com/Stability-AI/generative-models",
             prediction,
-            "1024x1024",
         )
         for prediction in ("epsilon", "v")
     },
@@ -74,7 +71,8 @@ def modelspec(adapter: Adapter, family: str, title: str, given: Mapping[str, str
         adapter: its trigger words become the trigger phrase.
         family: "sd1", "sd2" or "sdxl".
         title: what the file is called.
-        given: entries of ``MODELSPEC`` by name without the prefix; they win.
+        given: entries of ``MODELSPEC`` by name without the prefix; they win. The resolution is written only where it
+            is given: a LoRA of a small base must not claim the published size.
 
     Raises:
         FileFormatError: ModelSpec has no such entry.
@@ -88,12 +86,11 @@ def modelspec(adapter: Adapter, family: str, title: str, given: Mapping[str, str
         "architecture": facts.architecture,
         "implementation": facts.implementation,
         "title": title,
-        "prediction_type": facts.prediction,
-        "resolution": facts.resolution,
     }
     if adapter.metadata.trigger_words:
         entries["trigger_phrase"] = ", ".join(adapter.metadata.trigger_words)
-    return {f"modelspec.{name}": value for name, value in (entries | dict(given)).items()}
+    entries |= {**given, "prediction_type": facts.prediction}
+    return {f"modelspec.{name}": value for name, value in entries.items()}
 
 
 def facts_of(family: str, prediction: str) -> FamilyFacts:
