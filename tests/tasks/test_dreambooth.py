@@ -77,7 +77,8 @@ def test_min_snr_weights_each_sample(make, name):
         kept = plain.base.pipeline.scheduler.alphas_cumprod[times].double()
         snr = float(kept / (1 - kept))
         weight = min(snr, 5.0) / (snr + 1 if name == "sd2" else snr)
-        one, two = (float(step(task, number, 1).loss_sum) for task in (plain, weighted))
+        with torch.no_grad():
+            one, two = (float(step(task, number, 1).loss_sum) for task in (plain, weighted))
         assert two == pytest.approx(one * weight, rel=1e-4)
 
 
@@ -141,11 +142,12 @@ def test_a_trained_word_gets_the_gradient(make):
     assert adapter.metadata.trigger_words == ("<me> robot",)
 
 
-@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+@torch.no_grad()
 def test_caches_change_nothing(make, cache):
     plain, cached = make(cache="none", prior=PRIOR), make(cache=cache, prior=PRIOR)
     again = make(cache=cache, prior=PRIOR)
-    for number in range(3):
+    for number in range(2):
         wanted = float(step(plain, number).loss_sum)
         assert float(step(cached, number).loss_sum) == pytest.approx(wanted, rel=1e-5)
         assert float(step(again, number).loss_sum) == pytest.approx(wanted, rel=1e-5)

@@ -270,4 +270,3 @@ def _into(vae: nn.Module, latents: Tensor) -> Tensor:
 def further_seed(seed: int) -> int:
     """Return the seed of the noise on the way, for samplers that take some: not the initial noise's."""
     return (seed + 0x5851F42D4C957F2D) % 2**63
-
