@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt
 WORKERS ?= 2
 
 .PHONY: demo test lint docs clean install dev
@@ -35,11 +36,12 @@ $(PY):
 	  { echo "cannot make $(VENV): install your system's package for Python's venv (Debian: apt install python3-venv)" >&2; exit 1; }
 
 $(VENV)/.installed: $(PY) pyproject.toml constraints.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@echo "installing into $(VENV): about 1.5 GB on disk, once"
+	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(PIP) -e ".[dev]"
 	@touch $@
 
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import struct
 import zlib
@@ -211,3 +212,16 @@ def test_files_go_through_all_commands(capsys: pytest.CaptureFixture[str], place
     assert run(["generate", "--base", "base", *again]) == 0
     assert "again/0001.png" in capsys.readouterr().out
     assert run(["generate", "--base", "base", *again]) == 2
+
+
+def test_a_run_from_settings_to_report_and_on(capsys: pytest.CaptureFixture[str], place: Path):
+    assert run(["train", "job.yaml"]) == 0
+    told = capsys.readouterr().out
+    assert "out/adapter.safetensors" in told
+    assert "out/report.html" in told
+    first = (place / "out" / "adapter.safetensors").read_bytes()
+    assert "already holds a run" in refused(capsys, "train", "job.yaml")
+    assert (place / "out" / "adapter.safetensors").read_bytes() == first
+    assert run(["train", "out/config.yaml", "resume=auto", "train.steps=2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["adapter"] == "out/adapter.safetensors"
+    assert (place / "out" / "adapter.safetensors").read_bytes() != first

@@ -136,7 +136,7 @@ def build_pipeline(family: str, tokenizer: Path, *, tiny: bool, device: str, dty
             **models, **words, scheduler=scheduler, safety_checker=None, feature_extractor=None,
             requires_safety_checker=False,
         )  # fmt: skip
-    words["tokenizer_2"] = CLIPTokenizer.from_pretrained(str(tokenizer), pad_token="!")
+    words["tokenizer_2"] = CLIPTokenizer.from_pretrained(str(tokenizer), pad_token="!")  # noqa: S106 - a word, no secret
     return StableDiffusionXLPipeline(**models, **words, scheduler=scheduler, add_watermarker=False)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.evaluation import towers
 from tests.evaluation.runs import picture
 from visionpeft.errors import ConfigError
-from visionpeft.evaluation.calibration import Calibration, cache_name
+from visionpeft.evaluation.calibration import UNIT_SEEDS, Calibration, cache_name
 from visionpeft.evaluation.encoders import Encoder, load_encoder
 from visionpeft.evaluation.preprocess import Preprocessor
 from visionpeft.evaluation.probe import PaintRequest, Probe, Subject
@@ -115,7 +115,7 @@ def test_the_base_is_painted_with_the_class_and_the_adapter_with_the_subject(enc
     probe(painter, encoder).scores()
     base = [request for active, request in painter.asked if not active]
     adapted = [request for active, request in painter.asked if active]
-    assert len(base) == 2 * 2 + 4 * 2
+    assert len(base) == 2 * 2 + UNIT_SEEDS * 2
     assert len(adapted) == 2 * 2 + 2
     assert not any("sks" in request.prompt for request in base)
     assert {r.prompt for r in base[:4]} == {"a photo of a robot", "a robot on a blue background"}

@@ -35,6 +35,8 @@ def test_what_cannot_be_is_named(given, said):
 def test_what_may_change_does_not_count():
     config = TrainConfig(steps=3)
     free = {"steps": 9, "checkpoint_every": 1, "trackers": ("tensorboard",), "gradient_checkpointing": True}
-    assert config.fixed() == config.model_copy(update=free).fixed()
+    assert config.fixed(1) == config.model_copy(update=free).fixed(1)
+    halves = config.model_copy(update={"batch_size": 2})
+    assert config.fixed(1) == halves.fixed(2) != halves.fixed(1)
     for change in ({"seed": 1}, {"warmup": 1}, {"precision": "fp32"}, {"max_grad_norm": None}):
-        assert config.fixed() != config.model_copy(update=change).fixed()
+        assert config.fixed(1) != config.model_copy(update=change).fixed(1)

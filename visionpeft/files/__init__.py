@@ -59,7 +59,7 @@ def export(
     weights, family = weights_of(base), family_of(adapter, base)
     job = Job(adapter, family, dtype, weights, path.name.split(".")[0], metadata or {})
     tensors, header = chosen.write(job)
-    write_words(adapter, family, path, dtype)
+    write_words(adapter, family, path, dtype, overwrite=overwrite)
     safefile.save(path, tensors, header)
     return path
 
@@ -119,9 +119,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
 
 def _component(adapter: Adapter, component: str) -> dict[str, Any]:
     spec = adapter.specs[component]
-    places = [
-        place.partition(".")[2] for place in algebra.modules(adapter) if place.startswith(f"{component}.")
-    ]
+    places = [place.partition(".")[2] for place in algebra.modules(adapter) if place.startswith(f"{component}.")]
     ranks = Counter(rank_of(spec, path) for path in places) if isinstance(spec, RankSpec) else Counter[int]()
     return {"method": spec.method, "modules": len(places), "ranks": {str(rank): n for rank, n in sorted(ranks.items())}}
 

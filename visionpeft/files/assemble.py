@@ -12,6 +12,7 @@ from torch import Tensor
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
 from visionpeft.adapters.spec import AdapterSpec, read_spec
 from visionpeft.errors import FileFormatError
+from visionpeft.files.names import kernel
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ def assemble(modules: Mapping[str, Module], metadata: AdapterMetadata, heads: Ma
     for place in sorted(modules):
         component, _, path = place.partition(".")
         components.setdefault(component, {})[path] = modules[place]
-    specs = {component: _spec(component, found) for component, found in components.items()}
+    specs = {component: _spec(component, found, metadata.family) for component, found in components.items()}
     tensors = {f"{place}.{name}": t for place, module in modules.items() for name, t in sorted(module.parts.items())}
     return Adapter(specs, tensors, heads, metadata)
 
 
-def _spec(component: str, modules: Mapping[str, Module]) -> AdapterSpec:
+def _spec(component: str, modules: Mapping[str, Module], family: str) -> AdapterSpec:
     methods = sorted({module.method for module in modules.values()})
     if len(methods) > 1:
         raise FileFormatError(f"the file mixes {' and '.join(methods)} in {component}; such files are not read yet")
@@ -63,6 +64,13 @@ def _spec(component: str, modules: Mapping[str, Module]) -> AdapterSpec:
             "alpha": alpha,
             "rank_pattern": {path: m.rank for path, m in modules.items() if m.rank != rank},
             "alpha_pattern": {path: m.alpha for path, m in modules.items() if m.alpha != alpha},
+            **(_kernels(modules, family) if methods[0] in ("loha", "lokr") else {}),
             **first.settings,
         }
     )
+
+
+def _kernels(modules: Mapping[str, Module], family: str) -> dict[str, dict[str, tuple[int, int]]]:
+    """LoHa and LoKr see a convolution as a matrix: its kernel follows from where it stands."""
+    found = {path: kernel(path, family) for path in modules}
+    return {"kernels": {path: size for path, size in found.items() if size is not None}}

@@ -24,6 +24,7 @@ from visionpeft.files.metadata import read_metadata
 HEADER = "lora_adapter_metadata"
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 METHODS = ("lora", "rslora", "dora")
+MAGNITUDE = "lora_magnitude_vector.weight"  # with ".weight": transformers' loader of text encoders ignores it without
 
 _SUFFIXES = {
     ".lora_A.weight": "lora_A.weight", ".lora_B.weight": "lora_B.weight",
@@ -45,8 +46,10 @@ def write(adapter: Adapter, *, dtype: str, weights: Mapping[str, Tensor] | None)
         _check_expressible(component, adapter.specs[component])
         check_fits(place, parts, weights)
         for name, tensor in parts.items():
-            exact = name == "lora_magnitude_vector"  # rounding W's length would drown a small ΔW
-            tensors[f"{place}.{name}"] = narrowed(place, tensor, "float32" if exact else dtype)
+            if name == "lora_magnitude_vector":  # exact: rounding W's length would drown a small ΔW
+                tensors[f"{place}.{MAGNITUDE}"] = narrowed(place, tensor, "float32")
+            else:
+                tensors[f"{place}.{name}"] = narrowed(place, tensor, dtype)
     return tensors
 
 

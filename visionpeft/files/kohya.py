@@ -200,7 +200,7 @@ def _magnitudes(name: str, named: Parts) -> Tensor:
             f"'{name}' has DoRA magnitudes of shape {list(scale.shape)}, by input as LyCORIS once wrote them; "
             f"only magnitudes by output ([{outputs}, 1]) are read"
         )
-    return scale.reshape(-1)
+    return scale.reshape(1, -1, 1, 1) if named["lora_up.weight"].ndim == 4 else scale.reshape(-1)
 
 
 def _settings(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Blocks:
 
     @staticmethod
     def read(text: str) -> Blocks:
-        """Parse what ``str`` gives: "1:1,2" is one layer a block and plain up blocks 1 and 2; "" the published UNets."""
+        """Parse what ``str`` gives: "1:1,2" is one layer a block, up blocks 1 and 2 plain; "" the published UNets."""
         found = re.fullmatch(r"([1-9]):((?:\d(?:,\d)*)?)", text)
         if found is None:
             return Blocks()
@@ -187,6 +187,14 @@ def _side_path(side: str, index: int, inside: int, inner: str, blocks: Blocks) -
 def _with_inner(front: str, inner: str) -> str | None:
     path = _RESNET_NAMES.get(inner) or dotted(inner)
     return path and f"{front}.{path}"
+
+
+def kernel(path: str, family: str) -> tuple[int, int] | None:
+    """Return the kernel (kh, kw) of a convolution of Stable Diffusion's UNet by its path; None for linear layers."""
+    if re.search(r"(^|\.)conv(_in|_out|1|2)?$", path):
+        return 3, 3
+    one = path.endswith("conv_shortcut") or (family == "sd1" and path.endswith((".proj_in", ".proj_out")))
+    return (1, 1) if one else None
 
 
 def dotted(flat: str) -> str | None:

@@ -56,7 +56,9 @@ class Watch:
 
     def base_scores(self) -> dict[str, float]:
         """Return the base model's own figures by name; none where no score is set."""
-        return {} if self._score is None else self._opened(self._score).calibration().metrics()
+        if self._score is None or not self._score.every:
+            return {}
+        return self._opened(self._score).calibration().metrics()
 
     def preview(self, step: int) -> list[Artifact]:
         """Write one sheet, prompts × seeds, and return it; none where no preview is set."""

@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from visionpeft.adapters.archive import Adapter
-from visionpeft.compute.precision import precision_of
 from visionpeft.errors import TrainingError
 from visionpeft.progress import SILENT, Progress
 from visionpeft.safefile import write_atomically
@@ -28,7 +27,7 @@ from visionpeft.training.record import FitResult, RunRecord
 from visionpeft.training.remedies import memory_explained, not_a_number
 from visionpeft.training.rng import StepRng, mix_seed
 from visionpeft.training.settings import TrainConfig
-from visionpeft.training.start import beginning, open_accelerator
+from visionpeft.training.start import beginning, launched_precision, open_accelerator
 from visionpeft.training.task import Context, Task
 from visionpeft.training.trainer import Trainer
 
@@ -70,7 +69,7 @@ def fit(
     """
     accelerator = accelerator or open_accelerator(config, output)
     progress = progress if accelerator.is_main_process else SILENT
-    everything = {"train": _fixed(config, accelerator), **(settings or {})}
+    everything = {"train": config.fixed(accelerator.num_processes), **(settings or {})}
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(locked(output))
@@ -85,11 +84,6 @@ def fit(
         stack.callback(run.record.close)
         run.train(everything, preview_every)
         return run.result()
-
-
-def _fixed(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
-    whole = config.batch_size * config.gradient_accumulation * accelerator.num_processes
-    return {**config.fixed(), "global_batch": whole}
 
 
 class _Run:
@@ -109,9 +103,7 @@ class _Run:
     ) -> None:
         self.task, self.config, self.accelerator, self.progress = task, config, accelerator, progress
         self.device, self.window, self.clock = accelerator.device, Window(), Clock()
-        launched = accelerator.mixed_precision  # the launcher's word, where the settings leave it open
-        asked = launched if config.precision == "auto" and launched in ("fp16", "bf16") else config.precision
-        self.precision = precision_of(asked, self.device)
+        self.precision = launched_precision(config, accelerator)
         self._prepare(output)
         self.step = 0 if begun is None else begun.step
         if begun is not None:
@@ -143,7 +135,7 @@ class _Run:
 
     def train(self, settings: Mapping[str, Any], preview_every: int) -> None:
         """Make the steps that are left."""
-        config = self.config
+        config, note = self.config, ""
         with StopRequest() as stop, self.progress.phase("training", config.steps) as bar:
             bar.advance(self.step)
             if self.step == 0:
@@ -153,7 +145,8 @@ class _Run:
                 with self._explained("training"):
                     self._make_step()
                 self.step += 1
-                bar.advance(1, self._log_line() if self._due(config.log_every) else "")
+                note = self._log_line() if self._due(config.log_every) else note
+                bar.advance(1, note)
                 self._look_around(preview_every)
                 interrupted = self._asked_to(stop)
                 if interrupted or self._due(config.checkpoint_every) or self._ended():

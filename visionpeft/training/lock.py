@@ -37,8 +37,8 @@ def refuse_existing(output: Path) -> None:
 def locked(output: Path) -> Generator[None]:
     """Hold the folder, made where it is missing, for this process alone; where it holds it already, nothing changes.
 
-    The system gives the lock up when its process ends in whatever way, so a killed run never blocks the next one. A folder
-    that was made here and stayed empty is removed again.
+    The system gives the lock up when its process ends in whatever way, so a killed run never blocks the next one. A
+    folder that was made here and stayed empty is removed again.
 
     Raises:
         OutputError: another process holds it, or the folder cannot be made.

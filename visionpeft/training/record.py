@@ -42,7 +42,7 @@ class FitResult:
 
 
 class RunRecord:
-    """The files of a run and the choice of its best step.
+    """The files of a run and the choice of its best step. What lies after ``begun`` is removed when it opens.
 
     Args:
         output: the run's folder.
@@ -69,6 +69,8 @@ class RunRecord:
             self.choice = Choice.from_json(begun.state["choice"], metric)
             self._look_for_best(progress)
         kept = 0 if begun is None else begun.step
+        if accelerator.is_main_process:
+            self._forget_after(kept, progress)
         self.log = RunLog(output / LOG, accelerator, settings, kept) if accelerator.is_main_process else None
 
     def _look_for_best(self, progress: Progress) -> None:
@@ -78,6 +80,16 @@ class RunRecord:
         except FileFormatError as damage:
             progress.say(f"The best adapter so far is lost and will be chosen anew: {damage}")
             self.choice.best_step = self.choice.best_value = None
+
+    def _forget_after(self, step: int, progress: Progress) -> None:
+        """Remove what a killed run left half-written, and what lies after the step that the run goes on from."""
+        for place in (self.store, self.best):
+            place.clean()
+        later = [number for number in self.store.steps() if number > step]
+        if later:
+            progress.say(f"Going on from step {step}: the checkpoints of steps {later} are removed.")
+        self.store.remove(*later)
+        self.best.remove(*(number for number in self.best.steps() if number > step))
 
     def line(self, step: int, values: Mapping[str, Any]) -> None:
         """Log the figures of training after ``step`` steps."""

@@ -87,6 +87,7 @@ class TrainConfig(BaseModel):
             raise ValueError("early_stop needs evaluations: set evaluate_every")
         return self
 
-    def fixed(self) -> dict[str, object]:
-        """Return the settings that a continued run must share with its beginning."""
-        return self.model_dump(mode="json", exclude=set(_FREE))
+    def fixed(self, processes: int) -> dict[str, object]:
+        """Return the settings that a continued run must share with its beginning, on so many processes."""
+        whole = self.batch_size * self.gradient_accumulation * processes
+        return {**self.model_dump(mode="json", exclude=set(_FREE)), "global_batch": whole}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 
+from visionpeft.compute.precision import Precision, precision_of
 from visionpeft.errors import ConfigError
 from visionpeft.progress import Progress
 from visionpeft.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
@@ -28,7 +31,9 @@ def open_accelerator(config: TrainConfig, output: Path) -> Accelerator:
         MissingExtraError: a tracker's package is not installed.
     """
     require_trackers(config.trackers)
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return Accelerator(
+        cpu=several and not torch.cuda.is_available(),  # else torchrun's processes would not find each other
         log_with=list(config.trackers) or None,
         project_dir=str(output),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
@@ -45,15 +50,13 @@ def beginning(
 ) -> Checkpoint | None:
     """Return the checkpoint to go on from, the same on all processes, or None for a new run.
 
-    What a killed run left half-written is removed, and so is everything after the checkpoint.
-
     Args:
         output: the run's folder.
         resume: ``never``, ``auto``, or a checkpoint's folder.
         steps: how many the run is to have in all.
         settings: what must be as it was, nested JSON values.
         accelerator: the run's processes.
-        progress: is told what is passed over or removed.
+        progress: is told what is passed over.
 
     Raises:
         OutputError: the folder holds a run and ``resume`` is ``never``.
@@ -67,6 +70,17 @@ def beginning(
     return read_checkpoint(Path(folder))
 
 
+def launched_precision(config: TrainConfig, accelerator: Accelerator) -> Precision:
+    """Return the precision of the settings; where they leave it open, the launcher's word, or what suits the device.
+
+    Raises:
+        ConfigError: the device cannot compute in it.
+    """
+    launched = accelerator.mixed_precision
+    asked = launched if config.precision == "auto" and launched in ("fp16", "bf16") else config.precision
+    return precision_of(asked, accelerator.device)
+
+
 def best_store(output: Path) -> CheckpointStore:
     """Return where the best adapters of a run are."""
     return CheckpointStore(output / CHECKPOINTS / "best")
@@ -75,7 +89,7 @@ def best_store(output: Path) -> CheckpointStore:
 def _chosen(
     output: Path, resume: str | Path, steps: int, settings: Mapping[str, Any], progress: Progress
 ) -> Checkpoint | None:
-    store, best = CheckpointStore(output / CHECKPOINTS), best_store(output)
+    store = CheckpointStore(output / CHECKPOINTS)
     if resume == "never":
         refuse_existing(output)
         return None
@@ -86,15 +100,4 @@ def _chosen(
         require_same(found.state["settings"], settings)
         if found.step > steps:
             raise ConfigError(f"train.steps={steps}, but checkpoint {found.folder} has {found.step} steps behind it.")
-    _forget_after(store, best, 0 if found is None else found.step, progress)
     return found
-
-
-def _forget_after(store: CheckpointStore, best: CheckpointStore, step: int, progress: Progress) -> None:
-    for place in (store, best):
-        place.clean()
-    later = [number for number in store.steps() if number > step]
-    if later:
-        progress.say(f"Going on from step {step}: the checkpoints of steps {', '.join(map(str, later))} are removed.")
-    store.remove(*later)
-    best.remove(*(number for number in best.steps() if number > step))

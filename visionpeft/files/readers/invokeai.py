@@ -79,12 +79,19 @@ def _own_widths(model: Model) -> set[int]:
 
 
 def _text_width(groups: Mapping[str, Parts]) -> int | None:
+    """The first width that tells the base: of cross-attention, of SD's text encoder, or both of SDXL's together."""
+    encoders: dict[str, int] = {}
     for name, parts in groups.items():
         crossing = name.startswith("lora_unet_") and name.endswith(("attn2_to_k", "attn2_to_v"))
         text = name.startswith("lora_te") and "_self_attn_" in name
         width = _inputs(parts) if crossing or text else None
-        if width is not None:
+        if width is None:
+            continue
+        if not name.startswith(("lora_te1_", "lora_te2_")):
             return width
+        encoders[name[:8]] = width
+        if len(encoders) == 2:
+            return sum(encoders.values())
     return None
 
 

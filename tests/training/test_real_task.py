@@ -1,0 +1,65 @@
+"""The engine on a real task: adapters of the manager in a tiny pipeline, class pictures, dropout, two components."""
+
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny import tiny_sd1
+from tests.training.test_resume import everything
+from visionpeft.adapters.spec import LoraSpec
+from visionpeft.models.base import Base, weights_hash
+from visionpeft.models.family import components_of, family_of
+from visionpeft.tasks.dreambooth import DreamBooth
+from visionpeft.tasks.dreambooth_settings import DreamBoothData
+from visionpeft.training.engine import fit
+from visionpeft.training.interrupt import TrainingInterruptedError
+from visionpeft.training.settings import TrainConfig
+
+CONFIG = TrainConfig(
+    steps=4, batch_size=1, gradient_accumulation=2, ema=0.9, schedule="linear",
+    learning_rate={"unet": 1e-3, "text_encoder": 1e-4},
+)  # fmt: skip
+ADAPTER = LoraSpec(rank=2, dropout=0.1, targets={"unet": "attention.q", "text_encoder": "attention.q"})
+
+
+class Stopping(DreamBooth):
+    """Asks for a stop in the second step."""
+
+    asked = False
+
+    def loss(self, batch, rng):
+        if rng.step == 1 and not self.asked:
+            self.asked = True
+            signal.raise_signal(signal.SIGTERM)
+        return super().loss(batch, rng)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for n in range(3):
+        pixels = np.random.default_rng(n).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{n}.png")
+    prior = {"prompt": "a photo of a robot", "count": 2, "steps": 1}
+    data = DreamBoothData.model_validate(
+        {"instance": {"images": photos, "prompt": "a photo of sks robot"}, "prior": prior}
+    )
+
+    def made(kind):
+        pipeline = tiny_sd1()
+        base = Base(pipeline, family_of(pipeline), "tiny/sd1", weights_hash(components_of(pipeline)))
+        return kind(base, data, ADAPTER)
+
+    return made
+
+
+def test_dreambooth_goes_on_bit_equal(make, tmp_path):
+    fit(make(DreamBooth), CONFIG, tmp_path / "straight")
+    with pytest.raises(TrainingInterruptedError, match="after step 2"):
+        fit(make(Stopping), CONFIG, tmp_path / "stopped")
+    fit(make(DreamBooth), CONFIG, tmp_path / "stopped", resume="auto")
+    assert everything(tmp_path / "stopped", 4) == everything(tmp_path / "straight", 4)
