@@ -113,7 +113,7 @@ def test_adapters_of_any_two_methods_add_up_on_the_same_layers(method, second):
     base = model.manager.base_weights(model.manager._held["a"].places)
     first, other = deltas(first_value, base), deltas(second_value, base)
     place = "model.vit.layers.1.attention.q_proj"
-    layer = model.manager.components["model"].get_submodule("vit.layers.1.attention.q_proj")
+    layer = model.manager._tree.adapted[place]
     x = torch.randn(5, 32, generator=torch.manual_seed(0))
     bias = base[f"{place}.bias"]
     scaled = sum(

@@ -450,6 +450,7 @@ def test_masters_of_words_stay_float32():
         ({"a b": "toy"}, "one word without spaces"),
         ({"robot": "toy"}, "'robot' is a word of the model already; '<robot>' would do"),
         ({"<x>": ""}, "which has no tokens"),
+        ({"<x>": "red dog", "<x>_1": "dog"}, "'<x>_1' would be in the tokenizer twice"),
         ({"<used>": "toy"}, "belongs to the adapter 'first'"),
     ],
 )
@@ -459,6 +460,7 @@ def test_odd_words_are_refused(tokens, message):
     with pytest.raises(AdapterError, match=message):
         manager.add("second", LoraSpec(), tokens=tokens)
     assert manager.names == ["first"]
+    assert manager.words("first") == ["<used>"]
 
 
 def test_words_need_a_text_encoder_with_its_tokenizer():

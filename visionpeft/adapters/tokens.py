@@ -90,6 +90,7 @@ class TokenBook:
                     f"Token '{word}': it cannot start from {start!r}, which has no tokens; name a known word."
                 )
             rows[word] = self._embedding_weight()[torch.tensor(ids)].detach().float().clone()
+        self._check_spelling(rows)
         return rows
 
     def check_rows(self, rows: Mapping[str, Tensor]) -> None:
@@ -100,6 +101,7 @@ class TokenBook:
             self._check(word)
             if row.ndim != 2 or row.shape[1] != width or not len(row):
                 raise AdapterError(f"Token '{word}': rows of shape {tuple(row.shape)} do not fit a width of {width}.")
+        self._check_spelling(rows)
 
     def put(self, name: str, rows: Mapping[str, Tensor], trainable: bool) -> None:
         """Add an adapter's words."""
@@ -139,9 +141,7 @@ class TokenBook:
 
         spelled = [piece for word, count in words.items() for piece in pieces_of(word, count)]
         tokens = [AddedToken(piece, single_word=True, normalized=False) for piece in spelled]
-        added = self._need_tokenizer().add_tokens(tokens)
-        if added != len(spelled):
-            raise AdapterError(f"Tokens {sorted(words)}: the tokenizer of '{self.component}' knows them already.")
+        self._need_tokenizer().add_tokens(tokens)
 
     def _mount(self) -> TokenEmbedding:
         current = self._embedding()
@@ -167,6 +167,12 @@ class TokenBook:
         pieces = tokenizer.convert_ids_to_tokens(tokenizer(word, add_special_tokens=False).input_ids)
         if [piece.removesuffix("</w>") for piece in pieces] == [word]:
             raise AdapterError(f"Token '{word}' is a word of the model already; '<{word}>' would do.")
+
+    def _check_spelling(self, rows: Mapping[str, Tensor]) -> None:
+        spelled = [piece for word, row in rows.items() for piece in pieces_of(word, len(row))]
+        known = self._need_tokenizer().get_vocab()
+        if taken := [piece for piece in spelled if piece in known or spelled.count(piece) > 1]:
+            raise AdapterError(f"Token '{taken[0]}' would be in the tokenizer twice; choose another word.")
 
     def _need_tokenizer(self) -> Any:
         if self._tokenizer is None:
