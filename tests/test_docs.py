@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,19 +13,14 @@ import pytest
 import yaml
 
 from visionpeft.cli import app as program
-from visionpeft.config import TASKS, dump, load_config, parse_config
+from visionpeft.config import TASKS, config_from, dump, load_config, parse_config
 from visionpeft.config.reference import sections
-from visionpeft.models.base import ASSETS, EMBEDDED
+from visionpeft.demo import demo_settings
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 README = (ROOT / "README.md").read_text()
-
-needs_base = pytest.mark.skipif(
-    not (ASSETS / EMBEDDED["visionpeft/emoji-sd"] / "model_index.json").is_file(),
-    reason="the embedded base is not built",
-)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -32,6 +28,14 @@ def test_a_config_is_valid_and_begins_with_its_command(path: Path):
     assert path.read_text().startswith(f"# visionpeft train configs/{path.name}")
     config = load_config(path)
     assert parse_config(dump(config)) == config
+
+
+def test_the_demos_config_is_the_demo():
+    subjects = Path("visionpeft/assets/subjects")
+    subject = subjects / json.loads((ROOT / subjects / "subjects.json").read_text())["demo"]
+    kind = json.loads((ROOT / subject / "subject.json").read_text())["class_word"]
+    settings = demo_settings(subject, Path("runs/demo"), kind)
+    assert load_config(ROOT / "configs" / "dreambooth_demo.yaml") == config_from(settings)
 
 
 def test_the_config_in_the_readme_is_valid():
@@ -57,7 +61,6 @@ def test_make_targets_that_are_named_exist():
     assert named <= targets
 
 
-@needs_base
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(path: Path, tmp_path: Path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

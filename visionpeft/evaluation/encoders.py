@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from visionpeft import safefile
 from visionpeft.errors import BaseModelError, did_you_mean
 from visionpeft.evaluation.preprocess import Preprocessor
+from visionpeft.models.quiet import without_loading_bars
 
 EMBEDDED = "embedded"
 _BATCH = 32
@@ -193,7 +194,8 @@ def _tokens(tokenizer: Any, texts: list[str], device: torch.device) -> dict[str,
 def _loading(ref: str, load: Callable[[str], T]) -> T:
     """Do ``load(ref)`` and turn what the libraries raise into one clear line."""
     try:
-        return load(ref)
+        with without_loading_bars():
+            return load(ref)
     except BaseModelError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
