@@ -175,12 +175,12 @@ def test_flipped_and_cut_files_are_read_or_refused(tmp_path, place, value, cut):
 # ---------------------------------------------------------------------- writing
 
 FULL_DISK = """
-import resource, sys, torch
+import resource, sys
 from visionpeft import safefile
 from visionpeft.errors import OutputError
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    safefile.save(sys.argv[1], {"a": torch.zeros(100_000)}, {})
+    safefile.write_atomically(sys.argv[1], (bytes(1000) for _ in range(100)))
 except OutputError as error:
     print(error)
     sys.exit(7)

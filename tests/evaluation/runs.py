@@ -77,7 +77,7 @@ def _metrics(prompt: str) -> dict[str, Any]:
         "subject": "sks robot",
         "program": "visionpeft 0.1.0",
         "base": {"id": "visionpeft/emoji-sd", "hash": "0f3a9c"},
-        "adapter": {"method": "lora", "rank": 16, "modules": 96, "parameters": 688_128},
+        "adapter": {"method": "lora", "rank": 16, "unknown": None, "modules": 96, "parameters": 688_128},
         "steps": 400,
         "best_step": 300,
         "max_drift": 0.25,

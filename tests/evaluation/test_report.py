@@ -81,6 +81,7 @@ def test_the_page_shows_what_the_runs_files_say(run):
         f"{name} by step" for name in ("Loss", "Likeness", "Prompts followed", "Drift", "Variety", "Score")
     ]
     assert "Not shown" not in page.text
+    assert "unknown" not in page.text
 
 
 def test_what_is_written_is_read_back(run):

@@ -8,7 +8,7 @@ import torch
 from tests.files.support import adapter
 from visionpeft import files, safefile
 from visionpeft.adapters.archive import Adapter
-from visionpeft.errors import AdapterError
+from visionpeft.errors import AdapterError, OutputError
 
 
 def with_heads(family, heads):
@@ -36,6 +36,10 @@ def test_words_stand_in_a_file_of_their_own(tmp_path, layout, family, heads, key
     assert set(tensors) == keys
     assert all(torch.equal(tensor.float(), torch.ones_like(tensor).float()) for tensor in tensors.values())
     assert files.prove(path, value).ok
+    path.unlink()
+    with pytest.raises(OutputError, match="exists"):
+        files.export(value, path, layout)
+    files.export(value, path, layout, overwrite=True)
 
 
 def test_the_native_file_keeps_words(tmp_path):

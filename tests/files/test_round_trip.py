@@ -87,10 +87,7 @@ def test_kohya_names_of_a_foreign_file_in_diffusers_naming_are_read(tmp_path):
     path = files.export(value, tmp_path / "a.safetensors", "kohya", base=weights("sdxl"), dtype="float32")
     tensors, metadata = safefile.load(path)
     places = {place.replace(".", "_").replace("unet_", "lora_unet_", 1): place for place in algebra.modules(value)}
-    renamed = {}
-    for name, tensor in tensors.items():
-        if not name.startswith("lora_unet_"):
-            renamed[name] = tensor
+    renamed = {name: tensor for name, tensor in tensors.items() if not name.startswith("lora_unet_")}
     for module, place in places.items():
         if place.startswith("unet."):
             renamed[f"{module}.lora_down.weight"] = value.tensors[f"{place}.lora_A.weight"]

@@ -13,12 +13,15 @@ from visionpeft.training.engine import fit
 from visionpeft.training.lock import locked
 from visionpeft.training.settings import TrainConfig
 
-CONFIG = TrainConfig(steps=200, learning_rate=0.01, ema=0.9, checkpoint_every=1, evaluate_every=2, log_every=3)
+CONFIG = TrainConfig(steps=400, learning_rate=0.01, ema=0.9, checkpoint_every=1, evaluate_every=5, log_every=7)
 KILLS = 12
 
 
-def run(folder: str) -> None:
-    result = fit(Toy(), CONFIG, Path(folder), resume="auto", preview_every=5)
+CALM = CONFIG.model_copy(update={"checkpoint_every": 0})  # the same steps, sooner done
+
+
+def run(folder: str, config: TrainConfig) -> None:
+    result = fit(Toy(), config, Path(folder), resume="auto", preview_every=20)
     result.adapter.save(Path(folder) / "adapter.safetensors")
 
 
@@ -55,15 +58,15 @@ def killed_after_some_progress(process, folder: Path, moment: float) -> bool:
 
 
 def test_kills_at_random_moments(processes, tmp_path):
-    straight = fit(Toy(), CONFIG, tmp_path / "straight", preview_every=5)
+    straight = fit(Toy(), CALM, tmp_path / "straight")
     folder = tmp_path / "killed"
     moments = random.Random(0)
     interrupted = sum(
-        killed_after_some_progress(processes.Process(target=run, args=(str(folder),)), folder, moments.uniform(0, 0.03))
-        for _ in range(KILLS)
+        killed_after_some_progress(process, folder, moments.uniform(0, 0.02))
+        for process in [processes.Process(target=run, args=(str(folder), CONFIG)) for _ in range(KILLS)]
     )
     assert interrupted >= 10
-    last = processes.Process(target=run, args=(str(folder),))
+    last = processes.Process(target=run, args=(str(folder), CALM))
     last.start()
     last.join()
     assert last.exitcode == 0

@@ -34,10 +34,10 @@ def free_port():
 
 
 def run_on_two(folder):
-    """Start two processes as torchrun and accelerate launch do."""
+    """Start two processes as torchrun does."""
     shared = {
         **os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": free_port(), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+        "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     processes = [
         subprocess.Popen([sys.executable, "-c", WORKER, str(folder)], env={**shared, "RANK": rank, "LOCAL_RANK": rank})

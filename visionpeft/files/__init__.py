@@ -59,7 +59,7 @@ def export(
     weights, family = weights_of(base), family_of(adapter, base)
     job = Job(adapter, family, dtype, weights, path.name.split(".")[0], metadata or {})
     tensors, header = chosen.write(job)
-    write_words(adapter, family, path, dtype)
+    write_words(adapter, family, path, dtype, overwrite=overwrite)
     safefile.save(path, tensors, header)
     return path
 

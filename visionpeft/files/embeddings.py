@@ -13,7 +13,7 @@ from torch import Tensor
 
 from visionpeft import safefile
 from visionpeft.adapters.archive import Adapter
-from visionpeft.errors import AdapterError
+from visionpeft.errors import AdapterError, OutputError
 from visionpeft.files.checks import narrowed
 
 _KEYS = {
@@ -38,20 +38,22 @@ def words(adapter: Adapter) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def write_words(adapter: Adapter, family: str, path: Path, dtype: str) -> list[Path]:
+def write_words(adapter: Adapter, family: str, path: Path, dtype: str, *, overwrite: bool) -> list[Path]:
     """Write every trained word beside ``path`` as ``NAME.<word>.safetensors``; return the files.
 
     Raises:
         AdapterError: a head that is no word, or a component without a place in the layout.
-        OutputError: a file cannot be written.
+        OutputError: a file exists or cannot be written.
     """
-    written: list[Path] = []
+    planned: dict[Path, dict[str, Tensor]] = {}
     for word, vectors in sorted(words(adapter).items()):
-        tensors = {_key(family, component, word): narrowed(word, t, dtype) for component, t in sorted(vectors.items())}
         beside = path.with_name(f"{path.name.split('.')[0]}.{_file_name(word)}.safetensors")
-        safefile.save(beside, tensors, {"modelspec.title": word})
-        written.append(beside)
-    return written
+        if beside.exists() and not overwrite:
+            raise OutputError(f"{beside} exists: choose another name for the export, or allow overwriting")
+        planned[beside] = {_key(family, component, word): narrowed(word, t, dtype) for component, t in vectors.items()}
+    for beside, tensors in planned.items():
+        safefile.save(beside, tensors, {})
+    return list(planned)
 
 
 def _key(family: str, component: str, word: str) -> str:

@@ -61,7 +61,8 @@ class ProgramProof:
     def __str__(self) -> str:
         if not self.accepted:
             return f"{self.program}: refuses the file: {'; '.join(self.notes)}"
-        line = f"{self.program}: {self.applied} of {self.expected} modules apply, max |ΔW error| ≤ {self.max_abs_error:.1g}"
+        count = f"{self.applied} of {self.expected}"
+        line = f"{self.program}: {count} modules apply, max |ΔW error| ≤ {self.max_abs_error:.1g}"
         if self.max_rel_error > self.tolerance:
             line += f", WRONG VALUES (relative error {self.max_rel_error:.1g})"
         if self.ignored_keys:
@@ -134,7 +135,8 @@ def _model(expected: Mapping[str, Change], family: str, weights: Mapping[str, Te
     shapes = {place: _shape(change) for place, change in expected.items()}
     if weights is not None:
         shapes |= {place: (weight.shape[0], prod(weight.shape[1:])) for place, weight in weights.items()}
-    blocks = Blocks.of(weights or ())
+    published = Blocks(plain=frozenset(() if family == "sdxl" else {0}))
+    blocks = published if weights is None else Blocks.of(weights)
     return Model(family, shapes, weights, blocks.layers, blocks.plain)
 
 

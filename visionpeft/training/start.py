@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 
@@ -29,7 +31,9 @@ def open_accelerator(config: TrainConfig, output: Path) -> Accelerator:
         MissingExtraError: a tracker's package is not installed.
     """
     require_trackers(config.trackers)
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return Accelerator(
+        cpu=several and not torch.cuda.is_available(),  # else torchrun's processes would not find each other
         log_with=list(config.trackers) or None,
         project_dir=str(output),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
