@@ -1,6 +1,7 @@
-"""Make the embedded base from the artwork packages: ``python -m scripts.pretrain --work .pretrain --out visionpeft/assets/emoji-sd``.
+"""Make the embedded base from the artwork packages alone: ``python -m scripts.pretrain``.
 
-Each stage leaves a file in the work folder and is skipped when that file is there; a stopped training goes on from its last checkpoint.
+Each stage leaves a file in the work folder and is skipped when that file is there; a stopped training goes on from
+its last checkpoint.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from scripts.pretrain.vae import train_vae
 STAGES = ("sprites", "tokenizer", "clip", "tower", "vae", "unet", "pack", "measure")
 
 SIZES = {
-    "clip": (3000, 768, 400_000),
-    "tower": (4000, 768, 400_000),
-    "vae": (4000, 128, 200_000),
-    "unet": (20_000, 512, 768_000),
+    "clip": (2000, 768, 400_000),
+    "tower": (3000, 768, 400_000),
+    "vae": (2500, 128, 200_000),
+    "unet": (15_000, 512, 768_000),
 }
 """Steps, scenes (or pairs of them) a step, and scenes to draw from, for each training."""
 
@@ -36,17 +37,25 @@ SIZES = {
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.pretrain", description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=Path(".pretrain"), help="folder for everything between artwork and base")
-    parser.add_argument("--out", type=Path, default=Path("visionpeft/assets/emoji-sd"), help="folder to write the base to")
+    parser.add_argument(
+        "--work", type=Path, default=Path(".pretrain"), help="folder for everything between artwork and base"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("visionpeft/assets/emoji-sd"), help="folder to write the base to"
+    )
     parser.add_argument("--stages", default=",".join(STAGES), help=f"some of {','.join(STAGES)}")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     for name, (steps, batch, pool) in SIZES.items():
         parser.add_argument(f"--{name}-steps", type=int, default=steps)
-        parser.add_argument(f"--{name}-minutes", type=float, default=math.inf, help="stop by the clock, if that comes first")
+        parser.add_argument(
+            f"--{name}-minutes", type=float, default=math.inf, help="stop by the clock, if that comes first"
+        )
         parser.add_argument(f"--{name}-batch", type=int, default=batch)
         parser.add_argument(f"--{name}-pool", type=int, default=pool, help="scenes drawn for it")
-    parser.add_argument("--unet-decay-from", type=float, default=0.6, help="share of the training after which the rate falls")
+    parser.add_argument(
+        "--unet-decay-from", type=float, default=0.6, help="share of the training after which the rate falls"
+    )
     parser.add_argument("--unet-rate", type=float, default=8e-4, help="highest learning rate")
     parser.add_argument("--count", type=int, default=200, help="prompts to measure with")
     parser.add_argument("--guidance", type=float, default=5.0, help="of the samples to measure")
@@ -98,7 +107,9 @@ class Making:
         """Train the denoiser on the two before."""
         if not (self.work / "unet.safetensors").exists():
             sizes = {"batch": self.options.unet_batch, "pool": self.options.unet_pool}
-            self._train("unet", train_unet, **sizes, decay_from=self.options.unet_decay_from, rate=self.options.unet_rate)
+            self._train(
+                "unet", train_unet, **sizes, decay_from=self.options.unet_decay_from, rate=self.options.unet_rate
+            )
 
     def pack(self) -> None:
         """Write the base."""
@@ -125,4 +136,8 @@ class Making:
 
 
 if __name__ == "__main__":
-    Making(arguments().parse_args()).run()
+    parser = arguments()
+    options = parser.parse_args()
+    if unknown := set(options.stages.split(",")) - set(STAGES):
+        parser.error(f"no stage is called {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
+    Making(options).run()

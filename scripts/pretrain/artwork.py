@@ -61,7 +61,9 @@ def download(folder: Path) -> None:
         target = folder / package.lstrip("@").replace("/", "-").rpartition("@")[0]
         if target.exists():
             continue
-        packed = subprocess.run([npm, "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True)
+        packed = subprocess.run(
+            [npm, "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True
+        )
         archive = folder / packed.stdout.split()[-1]
         with tarfile.open(archive) as tar:
             tar.extractall(folder / "unpacking", filter="data")
@@ -90,7 +92,9 @@ def render(svg: str, size: int = SPRITE) -> np.ndarray:
     """Rasterize, crop to what is visible and fit into a square: uint8 (size, size, 4), straight alpha."""
     import resvg_py
 
-    picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=4 * size, height=4 * size)))).convert("RGBA")
+    picture = Image.open(
+        io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=4 * size, height=4 * size)))
+    ).convert("RGBA")
     visible = picture.crop(picture.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox())
     scale = size / max(visible.size)
     width, height = (max(1, round(side * scale)) for side in visible.size)
@@ -106,18 +110,20 @@ def code_points(folder: Path) -> dict[str, str]:
     return {row["label"]: row["hexcode"].lower().replace("-fe0f", "") for row in rows}
 
 
+def drawing_names(folder: Path, style: str) -> dict[str, str]:
+    """Code points -> the name of their drawing in a set.
+
+    Fluent's package has no such map, but names its drawings as Noto does.
+    """
+    source = "noto" if style == "fluent-emoji" else style
+    rows = json.loads((folder / f"iconify-json-{source}" / "chars.json").read_text())
+    return {code.replace("-fe0f", ""): name for code, name in rows.items()}
+
+
 def make_sprites(folder: Path) -> Sprites:
     """Render every concept in every style from the unpacked packages."""
     concepts = table(TRAINED) + table(HELD_OUT)
     codes = code_points(folder)
-    # Fluent's package has no map of code points, but names its drawings as Noto does.
-    maps = {
-        style: {
-            code.replace("-fe0f", ""): name
-            for code, name in json.loads((folder / f"iconify-json-{source}" / "chars.json").read_text()).items()
-        }
-        for style, source in zip(STYLES, ("noto", "twemoji", "noto"), strict=True)
-    }
-    sets = [Artwork(folder, style, maps[style]) for style in STYLES]
+    sets = [Artwork(folder, style, drawing_names(folder, style)) for style in STYLES]
     rgba = np.stack([np.stack([render(art.svg(codes[label])) for art in sets]) for _, _, label in concepts])
     return Sprites([c[0] for c in concepts], [c[1] for c in concepts], len(table(TRAINED)), rgba)

@@ -15,7 +15,13 @@ OPENING_WEIGHTS = (50, 15, 8, 27)
 SIZE_WORDS = (("small", "little", "tiny"), ("medium-sized",), ("large", "big", "huge"))
 STYLE_WORDS = tuple(STYLES.values())
 COLOUR_NAMES = tuple(COLOURS)
-ADJECTIVES = {"plain": "plain", "gradient": "gradient", "striped": "striped", "dotted": "dotted", "checkered": "checkered"}
+ADJECTIVES = {
+    "plain": "plain",
+    "gradient": "gradient",
+    "striped": "striped",
+    "dotted": "dotted",
+    "checkered": "checkered",
+}
 WITH = {"striped": "with stripes", "dotted": "with dots", "checkered": "with checks", "gradient": "with a gradient"}
 PLACES: dict[str, tuple[str, ...]] = {
     "center": ("in the center", "in the middle", "at the center"),
@@ -23,7 +29,9 @@ PLACES: dict[str, tuple[str, ...]] = {
     "bottom": ("at the bottom",),
     "left": ("on the left", "at the left", "on the left side"),
     "right": ("on the right", "at the right", "on the right side"),
-} | {corner: (f"at the {corner}", f"in the {corner} corner", f"at the {corner}") for corner in POSITIONS if " " in corner}
+} | {
+    corner: (f"at the {corner}", f"in the {corner} corner", f"at the {corner}") for corner in POSITIONS if " " in corner
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,9 @@ class Writer:
         if kind == SINGLE:
             thing = article(" ".join([*words, self._name(concept)])) if words else article(self._name(concept))
         elif kind < BESIDE:
-            number = rng.choice(("three", "three", "3")) if kind == THREE else rng.choice(("two", "two", "2", "a pair of"))
+            number = (
+                rng.choice(("three", "three", "3")) if kind == THREE else rng.choice(("two", "two", "2", "a pair of"))
+            )
             thing = " ".join([number, *words, plural(self._name(concept))])
         else:
             thing = self._pair(concept, other, kind, words)
@@ -95,7 +105,12 @@ class Writer:
     def _pair(self, concept: int, other: int, kind: int, words: list[str]) -> str:
         one, two = (article(" ".join([*words, self._name(c)]) if words else self._name(c)) for c in (concept, other))
         if kind == BESIDE:
-            relations = (f"{one} to the left of {two}", f"{two} to the right of {one}", f"{one} and {two}", f"{one} next to {two}")
+            relations = (
+                f"{one} to the left of {two}",
+                f"{two} to the right of {one}",
+                f"{one} and {two}",
+                f"{one} next to {two}",
+            )
         else:
             relations = (f"{one} above {two}", f"{two} below {one}", f"{two} under {one}", f"{one} over {two}")
         return self.rng.choice(relations)

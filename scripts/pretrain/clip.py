@@ -28,17 +28,19 @@ def normalize(pictures: Tensor) -> Tensor:
 
 
 def degrade(pictures: Tensor) -> Tensor:
-    """Blur, noise and changes of light, by random amounts: generated pictures and photographs are not as clean as artwork."""
+    """Blur, noise and changes of light: generated pictures and photographs are not as clean as artwork."""
     count = (len(pictures), 1, 1, 1)
     draw = lambda: torch.rand(count, device=pictures.device)  # noqa: E731
-    soft = F.interpolate(F.avg_pool2d(pictures, 3, 2, 1), size=pictures.shape[-2:], mode="bilinear", align_corners=False)
+    soft = F.interpolate(
+        F.avg_pool2d(pictures, 3, 2, 1), size=pictures.shape[-2:], mode="bilinear", align_corners=False
+    )
     pictures = pictures.lerp(soft, draw() * (draw() < 0.5))
     pictures = pictures * (0.85 + 0.3 * draw()) + 0.12 * (draw() - 0.5)
     return pictures + torch.randn_like(pictures) * 0.07 * draw() * (draw() < 0.5)
 
 
 class Contrast:
-    """The loss: each picture must find its caption among the batch, its twin's included, and each caption its picture."""
+    """The loss: each picture must find its caption among the batch, twins included, and each caption its picture."""
 
     def __init__(self, networks: Networks, pool: Pool, composer: Composer, pairs: int) -> None:
         self.pool, self.composer, self.pairs = pool, composer, pairs
@@ -71,7 +73,15 @@ class Contrast:
 
 
 def train_clip(
-    work: Path, networks: Networks, sprites: Sprites, budget: Budget, device: torch.device, *, pairs: int, pool: int, seed: int
+    work: Path,
+    networks: Networks,
+    sprites: Sprites,
+    budget: Budget,
+    device: torch.device,
+    *,
+    pairs: int,
+    pool: int,
+    seed: int,
 ) -> None:
     """Train the small CLIP and write ``clip.safetensors``."""
     torch.manual_seed(seed + 1)
@@ -79,4 +89,7 @@ def train_clip(
     scenes = twin_pool(sprites, networks.tokenizer, pool, seed + 10).to(device)
     loss = Contrast(networks, scenes, Composer(sprites, device), pairs)
     Trainer(clip, loss, SETTINGS, budget, work / "clip.state.safetensors", "clip").run()
-    save_file({name: value.detach().cpu().contiguous() for name, value in clip.state_dict().items()}, work / "clip.safetensors")
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in clip.state_dict().items()},
+        work / "clip.safetensors",
+    )

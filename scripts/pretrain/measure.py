@@ -43,7 +43,9 @@ class Subject:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
         pipeline = StableDiffusionPipeline.from_pretrained(base, torch_dtype=dtype).to(device)
         pipeline.set_progress_bar_config(disable=True)
-        tower = CLIPVisionModelWithProjection.from_pretrained(base / "clip", torch_dtype=torch.float32).to(device).eval()
+        tower = (
+            CLIPVisionModelWithProjection.from_pretrained(base / "clip", torch_dtype=torch.float32).to(device).eval()
+        )
         return cls(pipeline, tower, sprites, Composer(sprites, device), device)
 
     def scenes(self, wishes: Wishes, rng: np.random.Generator) -> Tensor:
@@ -70,7 +72,12 @@ class Subject:
         for start in range(0, len(prompts), batch):
             part = prompts[start : start + batch]
             noise = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
-            settings = {"num_inference_steps": STEPS, "guidance_scale": guidance, "generator": noise, "output_type": "pt"}
+            settings = {
+                "num_inference_steps": STEPS,
+                "guidance_scale": guidance,
+                "generator": noise,
+                "output_type": "pt",
+            }
             made.append(self.pipeline(part, **settings).images)
         return torch.cat(made).float()
 
@@ -83,8 +90,9 @@ def psnr(made: Tensor, real: Tensor) -> float:
 class Recogniser:
     """Names the thing in a picture among all concepts, held-out ones included, by the image tower.
 
-    An embedding holds place, colours and style too, so plain cosine is dominated by them. Composed scenes of each concept give its mean and
-    the spread they share; the nearest mean under that spread (linear discriminant analysis) wins.
+    An embedding holds place, colours and style too, so plain cosine is dominated by them. Composed scenes of each
+    concept give its mean and the spread they share; the nearest mean under that spread (linear discriminant
+    analysis) wins.
     """
 
     def __init__(self, subject: Subject, rng: np.random.Generator, scenes: int = 60) -> None:
@@ -135,7 +143,12 @@ def measure(
     prompts = Writer(sprites.names, sprites.class_words, ASKED, seed + 99)(wishes)
     real, recogniser = subject.scenes(wishes, rng), Recogniser(subject, rng)
     made = subject.generate(prompts, seed, guidance)
-    figures = {"prompts": len(prompts), "steps": STEPS, "guidance": guidance, "psnr_db": psnr(subject.reconstruct(real), real)}
+    figures = {
+        "prompts": len(prompts),
+        "steps": STEPS,
+        "guidance": guidance,
+        "psnr_db": psnr(subject.reconstruct(real), real),
+    }
     figures |= {f"real_{name}": share for name, share in read_scenes(real, wishes).items()}
     figures["real_object"] = recogniser.share(real, wishes)
     figures |= read_scenes(made, wishes)
@@ -153,7 +166,9 @@ def sheet(pictures: np.ndarray, captions: list[str], columns: int = 10) -> Image
     for index in range(shown):
         left, top = index % columns * cell[0] + 6, index // columns * cell[1] + 4
         page.paste(Image.fromarray(pictures[index]), (left, top))
-        draw.multiline_text((left, top + height + 1), "\n".join(textwrap.wrap(captions[index], 22)[:4]), "black", font_size=8, spacing=0)
+        draw.multiline_text(
+            (left, top + height + 1), "\n".join(textwrap.wrap(captions[index], 22)[:4]), "black", font_size=8, spacing=0
+        )
     return page
 
 

@@ -21,8 +21,8 @@ LATENT = PICTURE // 4
 def make_vae() -> AutoencoderKL:
     """96 × 96 × 3 pixels to 24 × 24 × 4 numbers and back."""
     return AutoencoderKL(
-        block_out_channels=(48, 96, 128), layers_per_block=1, latent_channels=4, norm_num_groups=16, sample_size=PICTURE,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(48, 96, 128), layers_per_block=1, latent_channels=4, norm_num_groups=16,
+        sample_size=PICTURE, down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
     )  # fmt: skip
 
 
@@ -40,10 +40,17 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """Four causal layers over 77 tokens; the text tower of the small CLIP and what the UNet listens to."""
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=4,
-            num_attention_heads=6, max_position_embeddings=LENGTH, projection_dim=WIDTH, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            max_position_embeddings=LENGTH,
+            projection_dim=WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
     )
 
 
@@ -51,9 +58,14 @@ def make_image_tower() -> CLIPVisionModelWithProjection:
     """A ViT over patches of 8 × 8 pixels; the image tower of the small CLIP."""
     return CLIPVisionModelWithProjection(
         CLIPVisionConfig(
-            hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=6, num_attention_heads=6, image_size=PICTURE,
-            patch_size=8, projection_dim=WIDTH,
-        )  # fmt: skip
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=6,
+            num_attention_heads=6,
+            image_size=PICTURE,
+            patch_size=8,
+            projection_dim=WIDTH,
+        )
     )
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor
 
 from scripts.pretrain import models
-from scripts.pretrain.concepts import HELD_OUT, POSITIONS, SIZES, STYLES, TEXTURES, TRAINED, names
-from scripts.pretrain.scenes import PICTURE
+from scripts.pretrain.concepts import HELD_OUT, POSITIONS, STYLES, TEXTURES, TRAINED, names
+from scripts.pretrain.scenes import PICTURE, SIZES_BY_NAME
 from visionpeft.evaluation.scene import COLOURS
 
 LIMIT_TOTAL, LIMIT_FILE = 40_000_000, 16 * 2**20
@@ -36,7 +36,7 @@ class Networks:
         return nn.ModuleDict({"text": self.text_encoder, "image": self.image_tower, "projection": self.projection})
 
     def load(self, folder: Path) -> None:
-        """Read ``vae``, ``clip``, ``tower`` and ``unet`` ``.safetensors`` as the training stages leave them; absent ones stay random."""
+        """Read the ``.safetensors`` that the training stages leave; networks without one stay random."""
         parts = {"vae": self.vae, "clip": self.clip(), "tower": self.image_tower, "unet": self.unet}
         for name, module in parts.items():
             path = folder / f"{name}.safetensors"
@@ -54,12 +54,17 @@ def pack(networks: Networks, folder: Path) -> None:
         ValueError: the weights exceed the limits of 40 MB in all or 16 MiB a file.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    half = {"vae": networks.vae, "unet": networks.unet, "text_encoder": networks.text_encoder, "image_tower": networks.image_tower}
+    half = {
+        "vae": networks.vae,
+        "unet": networks.unet,
+        "text_encoder": networks.text_encoder,
+        "image_tower": networks.image_tower,
+    }
     parts = {name: module.to(dtype=torch.float16) for name, module in half.items()}
     image_tower = parts.pop("image_tower")
     pipeline = StableDiffusionPipeline(
-        **parts, tokenizer=networks.tokenizer, scheduler=models.make_scheduler(), safety_checker=None, feature_extractor=None,
-        image_encoder=None, requires_safety_checker=False,
+        **parts, tokenizer=networks.tokenizer, scheduler=models.make_scheduler(), safety_checker=None,
+        feature_extractor=None, image_encoder=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size="15MB")
     # Newer transformers write tokenizer.json alone; older ones and other programs read these.
@@ -71,8 +76,11 @@ def pack(networks: Networks, folder: Path) -> None:
     for part in ("text_encoder", "clip"):
         _load_as_float32(folder / part / "config.json")
     side = {"height": PICTURE, "width": PICTURE}
-    CLIPImageProcessor(size=side, crop_size=side, do_center_crop=False, do_resize=True, resample=3).save_pretrained(folder / "clip")
+    CLIPImageProcessor(size=side, crop_size=side, do_center_crop=False, do_resize=True, resample=3).save_pretrained(
+        folder / "clip"
+    )
     (folder / "concepts.json").write_text(json.dumps(knowledge(), indent=1) + "\n")
+    shutil.copy(Path(__file__).with_name("model_card.md"), folder / "README.md")
     _check_limits(folder)
 
 
@@ -85,7 +93,7 @@ def knowledge() -> dict[str, object]:
         "styles": STYLES,
         "colours": COLOURS,
         "textures": TEXTURES,
-        "sizes": SIZES,
+        "sizes": list(SIZES_BY_NAME),
         "positions": POSITIONS,
     }
 
@@ -96,13 +104,17 @@ def _write_projection(projection: models.TextProjection, folder: Path) -> None:
 
 
 def _name_as_before(path: Path) -> None:
-    """Key the text encoder with ``text_model.``: the names that transformers wrote before 5.6 and every version reads."""
+    """Key the text encoder with ``text_model.``, as transformers did before 5.6: every version reads that."""
     tensors: dict[str, Tensor] = load_file(path)
-    save_file({"text_model." + key.removeprefix("text_model."): t for key, t in tensors.items()}, path, metadata={"format": "pt"})
+    save_file(
+        {"text_model." + key.removeprefix("text_model."): t for key, t in tensors.items()},
+        path,
+        metadata={"format": "pt"},
+    )
 
 
 def _load_as_float32(path: Path) -> None:
-    """Let transformers load float32 unless told otherwise, as diffusers does: a pipeline of two precisions does not run."""
+    """Let transformers load float32 unless told otherwise, as diffusers does: two precisions do not run together."""
     config = json.loads(path.read_text())
     config.pop("torch_dtype", None)
     path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")

@@ -65,6 +65,8 @@ def make_tokenizer(sprites: Sprites, folder: Path, seed: int, vocabulary: int = 
     """Learn the tokenizer from a sample of captions and write it; no held-out concept is among them."""
     rng = np.random.default_rng(seed)
     wishes = Wisher(sprites).draw(20_000, rng)
-    captions = [c for mention in (Mention(), CLEAR) for c in Writer(sprites.names, sprites.class_words, mention, seed)(wishes)]
+    captions = [
+        c for mention in (Mention(), CLEAR) for c in Writer(sprites.names, sprites.class_words, mention, seed)(wishes)
+    ]
     captions += sprites.names[: sprites.trained] * 3
     write_tokenizer(folder, learn_merges(corpus(captions), vocabulary))

@@ -1,7 +1,8 @@
 """Scenes: what is to be seen (discrete wishes), where it goes (a layout) and the picture (composed on the device).
 
-A scene is one thing, two or three copies of it, or two different things, in one style, on a coloured and textured background. Wishes and
-layouts are structures of numpy arrays, one row per scene; pictures are composed from them in batches, and nothing is stored but numbers.
+A scene is one thing, two or three copies of it, or two different things, in one style, on a coloured and textured
+background. Wishes and layouts are structures of numpy arrays, one row per scene; pictures are composed from them in
+batches, and nothing is stored but numbers.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ SIZE_RANGES = ((0.38, 0.46), (0.52, 0.62), (0.68, 0.78))
 """Longer side of the thing as a share of the picture: small, medium, large."""
 
 SMALL, MEDIUM, LARGE = range(3)
+SIZES_BY_NAME = {"small": SMALL, "medium": MEDIUM, "large": LARGE}
 CENTER = POSITIONS.index("center")
 TWINS = ("concept", "style", "size", "position", "colour", "texture", "kind")
 """Attributes in which a twin may differ."""
@@ -54,7 +56,7 @@ class Wishes:
 
 
 def reserved(concept: np.ndarray, position: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """Which combinations of thing, place and background colour are kept for tests: about one in 17, never trained on."""
+    """Which combinations of thing, place and background colour are kept for tests: one in 17, never trained on."""
     return (concept * 7 + position * 5 + colour * 3) % 17 == 0
 
 
@@ -77,7 +79,8 @@ class Wisher:
     def draw(self, count: int, rng: np.random.Generator, single: float = 0.86, test: bool = False) -> Wishes:
         """``count`` random wishes, of which a share of ``single`` show one thing only.
 
-        They avoid the reserved combinations; for a ``test`` they are drawn from these alone, and may be fewer than ``count``.
+        They avoid the reserved combinations; for a ``test`` they are drawn from these alone, and may be fewer than
+        ``count``.
         """
         rest = (1 - single) / 4
         wishes = Wishes(
@@ -128,7 +131,7 @@ class Wisher:
 
 @dataclass
 class Layouts:
-    """Numbers from which pictures are composed; tensors whose first axis is the scene, the second one of three things."""
+    """Numbers to compose pictures from; tensors whose first axis is the scene, the second one of three things."""
 
     sprite: Tensor  # (n, 3) concept * styles + style, or -1 where there is no thing
     center: Tensor  # (n, 3, 2) x and y in 0..1
@@ -170,7 +173,8 @@ def lay_out(wishes: Wishes, rng: np.random.Generator) -> Layouts:
     sprite = np.where(alive, things * len(STYLES) + wishes.style[:, None], -1)
     angle = rng.normal(0, np.radians(5), (count, 3)).clip(-0.2, 0.2)
     wave = np.stack(
-        [rng.integers(4, size=count) * np.pi / 4, rng.uniform(0.12, 0.26, count), *rng.uniform(0, 1, (2, count))], axis=1
+        [rng.integers(4, size=count) * np.pi / 4, rng.uniform(0.12, 0.26, count), *rng.uniform(0, 1, (2, count))],
+        axis=1,
     )
     numbers = (center, size, angle, _shades(wishes.colour, rng))
     floats = [torch.from_numpy(value).float() for value in numbers]
@@ -191,26 +195,28 @@ def _shades(colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     main = (table[colour] + rng.normal(0, 0.015, (len(colour), 3))).clip(0, 1)
     lighter = rng.random(len(colour)) < 0.5
     names = np.array(list(COLOURS))[colour]
-    lighter = np.where(np.isin(names, ("white", "yellow", "light blue", "pink")), False, np.where(names == "black", True, lighter))
+    lighter = np.where(
+        np.isin(names, ("white", "yellow", "light blue", "pink")), False, np.where(names == "black", True, lighter)
+    )
     amount = np.where(np.isin(names, ("gray", "black", "white")), 0.2, 0.32) * rng.uniform(0.75, 1.15, len(colour))
     shade = main + amount[:, None] * (lighter[:, None] - main)
     return np.stack([main, shade], axis=1)
 
 
 class Composer:
-    """Paints layouts on a device."""
+    """Paints layouts on a device, ``size`` pixels wide and high; sprites of 5/6 of that are sharpest."""
 
-    def __init__(self, sprites: Sprites, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, sprites: Sprites, device: torch.device, size: int = PICTURE) -> None:
         rgba = torch.from_numpy(sprites.rgba).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
         sharp = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
         # Small things are sampled from a blurred copy, as a mipmap would: no aliasing, and one gather serves all sizes.
         soft = F.interpolate(F.avg_pool2d(sharp, 2), scale_factor=2.0, mode="bilinear", align_corners=False)
-        self.atlas = torch.stack([sharp, soft], dim=1).flatten(0, 1).to(device, dtype)
-        axis = (torch.arange(PICTURE, device=device, dtype=torch.float32) + 0.5) / PICTURE
+        self.atlas = torch.stack([sharp, soft], dim=1).flatten(0, 1).to(device)
+        axis = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size
         self.y, self.x = torch.meshgrid(axis, axis, indexing="ij")
 
     def __call__(self, layouts: Layouts) -> Tensor:
-        """Pictures (scenes, 3, PICTURE, PICTURE) in 0..1."""
+        """Pictures (scenes, 3, size, size) in 0..1."""
         picture = self.background(layouts)
         for thing in range(3):
             sprite = self._thing(layouts, thing)
@@ -218,7 +224,7 @@ class Composer:
         return picture.clamp(0, 1)
 
     def background(self, layouts: Layouts) -> Tensor:
-        """The backgrounds alone, (scenes, 3, PICTURE, PICTURE)."""
+        """The backgrounds alone, (scenes, 3, size, size)."""
         direction, period, phase_x, phase_y = (value[:, None, None] for value in layouts.wave.unbind(1))
         along = self.x * direction.cos() + self.y * direction.sin()
         across = self.y * direction.cos() - self.x * direction.sin()
@@ -229,17 +235,17 @@ class Composer:
         dots = ((0.3 - torch.hypot(u.remainder(1) - 0.5, v.remainder(1) - 0.5)) * 3 * hard).clamp(-1, 1)
         slope = ((along - 0.5 * (direction.cos() + direction.sin())) * 1.6).clamp(-1, 1)
         kinds = torch.stack([-torch.ones_like(stripes), slope, stripes, dots, checks], dim=1)
-        chosen = kinds.gather(1, layouts.texture[:, None, None, None].expand(-1, 1, PICTURE, PICTURE))
+        chosen = kinds.gather(1, layouts.texture[:, None, None, None].expand(-1, 1, *self.x.shape))
         main, shade = (value[:, :, None, None] for value in layouts.colour.unbind(1))
         return main + (chosen + 1) / 2 * (shade - main)
 
     def _thing(self, layouts: Layouts, thing: int) -> Tensor:
-        """One premultiplied sprite per scene at its place: (scenes, 4, PICTURE, PICTURE)."""
+        """One premultiplied sprite per scene at its place: (scenes, 4, size, size)."""
         index, size = layouts.sprite[:, thing], layouts.size[:, thing]
         texture = self.atlas[index.clamp(min=0) * 2 + (size < 0.55).long()]
         angle, center = layouts.angle[:, thing, None, None], layouts.center[:, thing]
         dx = (self.x - center[:, 0, None, None]) * 2 / size[:, None, None]
         dy = (self.y - center[:, 1, None, None]) * 2 / size[:, None, None]
         grid = torch.stack([dx * angle.cos() + dy * angle.sin(), dy * angle.cos() - dx * angle.sin()], dim=-1)
-        sampled = F.grid_sample(texture, grid.to(texture.dtype), align_corners=False, padding_mode="zeros").float()
+        sampled = F.grid_sample(texture, grid, align_corners=False, padding_mode="zeros")
         return sampled * (index >= 0)[:, None, None, None]

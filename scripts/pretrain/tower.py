@@ -1,6 +1,7 @@
 """The image tower alone, against the text encoder as it stands: four times the steps for the price of one of both.
 
-The text encoder may not change once the UNet listens to it; the image tower may, and every step makes it a better judge of pictures.
+The text encoder may not change once the UNet listens to it; the image tower may, and every step makes it a better
+judge of pictures.
 """
 
 from __future__ import annotations
@@ -58,7 +59,15 @@ class Matching:
 
 
 def train_tower(
-    work: Path, networks: Networks, sprites: Sprites, budget: Budget, device: torch.device, *, pairs: int, pool: int, seed: int
+    work: Path,
+    networks: Networks,
+    sprites: Sprites,
+    budget: Budget,
+    device: torch.device,
+    *,
+    pairs: int,
+    pool: int,
+    seed: int,
 ) -> None:
     """Train the image tower further and write ``tower.safetensors``."""
     torch.manual_seed(seed + 4)
@@ -67,4 +76,7 @@ def train_tower(
     loss = Matching(networks, scenes, embed_captions(networks, scenes.ids), Composer(sprites, device), pairs)
     tower = networks.image_tower
     Trainer(tower, loss, SETTINGS, budget, work / "tower.state.safetensors", "tower").run()
-    save_file({name: value.detach().cpu().contiguous() for name, value in tower.state_dict().items()}, work / "tower.safetensors")
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in tower.state_dict().items()},
+        work / "tower.safetensors",
+    )

@@ -28,7 +28,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train: AdamW, warm-up, a constant rate and a cosine descent to zero, and a running average of the weights."""
+    """How to train: AdamW, warm-up, a constant rate, a cosine descent to zero, and an average of the weights."""
 
     learning_rate: float
     weight_decay: float = 0.01
@@ -47,13 +47,20 @@ class Settings:
 
 
 class Trainer:
-    """Trains ``module`` by ``loss``, a function without arguments that draws its own batch on the device and returns a scalar.
+    """Trains ``module`` by ``loss``, which draws its own batch on the device and returns a scalar.
 
-    The state (weights, average, optimizer, step) is kept in ``checkpoint`` and taken up from there when the file exists.
+    The state (weights, average, optimizer, step) is kept in ``checkpoint`` and taken up from there when the file
+    exists.
     """
 
     def __init__(
-        self, module: nn.Module, loss: Callable[[], Tensor], settings: Settings, budget: Budget, checkpoint: Path, name: str
+        self,
+        module: nn.Module,
+        loss: Callable[[], Tensor],
+        settings: Settings,
+        budget: Budget,
+        checkpoint: Path,
+        name: str,
     ) -> None:
         if next(module.parameters()).is_cuda:
             module.to(memory_format=torch.channels_last)
@@ -86,7 +93,10 @@ class Trainer:
             now = time.monotonic()
             if self.step % 20 == 0 and now - logged > self.settings.log_every:
                 pace = (now - begun) / (self.step - first) * 1000
-                print(f"{self.name}: step {self.step}, loss {self.value.item():.4f}, {pace:.1f} ms, {progress:.0%}", flush=True)
+                print(
+                    f"{self.name}: step {self.step}, loss {self.value.item():.4f}, {pace:.1f} ms, {progress:.0%}",
+                    flush=True,
+                )
                 logged = now
             if now - saved > self.settings.save_every:
                 self.save()
@@ -170,7 +180,9 @@ class Trainer:
                 p = self.parameters[int(index)]
                 # The fused optimizer walks memory as it lies: moments must be laid out as their weights are.
                 state = torch.empty_like(p) if value.shape == p.shape and kind != "step" else torch.empty_like(value)
-                self.optimizer.state[p][kind] = state.to(p.device if kind != "step" or p.is_cuda else "cpu").copy_(value)
+                self.optimizer.state[p][kind] = state.to(p.device if kind != "step" or p.is_cuda else "cpu").copy_(
+                    value
+                )
         print(f"{self.name}: goes on from step {self.step}", flush=True)
 
 

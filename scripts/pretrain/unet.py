@@ -69,8 +69,8 @@ class Denoising:
 
 
 def train_unet(
-    work: Path, networks: Networks, sprites: Sprites, budget: Budget, device: torch.device, *, batch: int, pool: int, seed: int,
-    decay_from: float = SETTINGS.decay_from, rate: float = SETTINGS.learning_rate,
+    work: Path, networks: Networks, sprites: Sprites, budget: Budget, device: torch.device, *, batch: int, pool:
+    int, seed: int, decay_from: float = SETTINGS.decay_from, rate: float = SETTINGS.learning_rate,
 ) -> None:  # fmt: skip
     """Encode a pool of scenes, train the UNet on it and write ``unet.safetensors``.
 
@@ -87,4 +87,7 @@ def train_unet(
     loss = Denoising(networks, latents, encode_captions(networks, scenes.ids), batch)
     settings = Settings(**{**SETTINGS.__dict__, "decay_from": decay_from, "learning_rate": rate})
     Trainer(unet, loss, settings, budget, work / "unet.state.safetensors", "unet").run()
-    save_file({name: value.detach().cpu().contiguous() for name, value in unet.state_dict().items()}, work / "unet.safetensors")
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in unet.state_dict().items()},
+        work / "unet.safetensors",
+    )

@@ -105,7 +105,15 @@ def measure_latents(networks: Networks, pool: Pool, composer: Composer) -> dict[
 
 
 def train_vae(
-    work: Path, networks: Networks, sprites: Sprites, budget: Budget, device: torch.device, *, batch: int, pool: int, seed: int
+    work: Path,
+    networks: Networks,
+    sprites: Sprites,
+    budget: Budget,
+    device: torch.device,
+    *,
+    batch: int,
+    pool: int,
+    seed: int,
 ) -> None:
     """Train the autoencoder; write ``vae.safetensors`` and, with the scaling factor, ``vae.json``."""
     torch.manual_seed(seed + 2)
@@ -114,5 +122,7 @@ def train_vae(
     composer = Composer(sprites, device)
     loss = Reconstruction(networks, scenes, composer, batch)
     Trainer(vae, loss, SETTINGS, budget, work / "vae.state.safetensors", "vae").run()
-    save_file({name: value.detach().cpu().contiguous() for name, value in vae.state_dict().items()}, work / "vae.safetensors")
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in vae.state_dict().items()}, work / "vae.safetensors"
+    )
     (work / "vae.json").write_text(json.dumps(measure_latents(networks, scenes, composer)))

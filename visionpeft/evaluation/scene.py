@@ -1,7 +1,8 @@
 """What a picture of one thing on a coloured background shows, read from its pixels alone.
 
-The embedded base is asked for things such as "a small red apple at the top left, on a striped blue background". These functions check the
-part of an answer that needs no model: which named colour the background has and where the thing is.
+The embedded base is asked for things such as "a small red apple at the top left, on a striped blue background".
+These functions check the part of an answer that needs no model: which named colour the background has and where the
+thing is.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "pink": (246, 150, 195),
     "brown": (122, 78, 48),
 }
-"""Named background colours as sRGB, 0..255; no two are nearer than 35 in CIE L*a*b*."""
+"""Named background colours as sRGB, 0..255; no two are nearer than 28 in CIE L*a*b*."""
 
 BORDER = 0.04
 """Width of the ring that is taken for background, as a share of the shorter side."""
@@ -55,7 +56,9 @@ def border(picture: Picture) -> Array:
         DataError: the picture is not height × width × 3, uint8.
     """
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise DataError(f"a picture must be height × width × 3, uint8, not {picture.shape} {picture.dtype}; convert it to RGB")
+        raise DataError(
+            f"a picture must have height, width and 3 channels of uint8, not {picture.shape} {picture.dtype}; use RGB"
+        )
     width = max(1, round(BORDER * min(picture.shape[:2])))
     inner = np.zeros(picture.shape[:2], dtype=bool)
     inner[width:-width, width:-width] = True
@@ -65,8 +68,8 @@ def border(picture: Picture) -> Array:
 def background_colour(picture: Picture) -> str:
     """The name in :data:`COLOURS` nearest to most of the border, in CIE L*a*b*.
 
-    A textured background shows a colour and a lighter or darker shade of it: each border pixel votes for the names near it, so two shades of
-    blue are blue. ``picture`` is height × width × 3, uint8.
+    A textured background shows a colour and a lighter or darker shade of it: each border pixel votes for the names
+    near it, so two shades of blue are blue. ``picture`` is height × width × 3, uint8.
     """
     names = list(COLOURS)
     distance = np.linalg.norm(to_lab(border(picture))[:, None] - to_lab(list(COLOURS.values()))[None], axis=-1)
@@ -77,8 +80,8 @@ def background_colour(picture: Picture) -> str:
 def foreground(picture: Picture, threshold: float = 45.0) -> npt.NDArray[np.bool_]:
     """Where the thing is: pixels further than ``threshold`` (RGB, 0..441) from every background colour.
 
-    The border's colours lie on a line between the background's two shades (gradients and soft edges are mixtures of them); whatever lies
-    away from that line is the thing. Returns a mask, height × width.
+    The border's colours lie on a line between the background's two shades (gradients and soft edges are mixtures of
+    them); whatever lies away from that line is the thing. Returns a mask, height × width.
     """
     ring = border(picture)
     middle = np.median(ring, axis=0)
