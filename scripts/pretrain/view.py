@@ -1,8 +1,8 @@
 """The subject view: which directions of the image tower's space tell things apart, whatever ground they are on.
 
-A CLIP embedding holds background, place and style as well as the thing, so two pictures of one thing on different grounds
-may be less alike than two things on one ground. Linear discriminant analysis over scenes of the trained concepts finds the
-directions in which things differ and scenes of one thing do not (Fisher 1936); held-out things gain as much by it.
+A CLIP embedding holds background, place and style as well as the thing, so two pictures of one thing on different
+grounds may be less alike than two things on one ground. Linear discriminant analysis over scenes of the trained concepts
+finds the directions in which things differ and scenes of one thing do not (Fisher 1936); held-out things gain too.
 """
 
 from __future__ import annotations
@@ -59,7 +59,11 @@ def embed_scenes(
     rng, count = np.random.default_rng(seed), len(concepts) * each
     wishes = Wisher(sprites, concepts).draw(count, rng, single=1.0)
     wishes.concept[:], wishes.style[:] = np.repeat(concepts, each), np.arange(count) % len(STYLES)
-    layouts, composer, tower = lay_out(wishes, rng).to(device), Composer(sprites, device), networks.image_tower.to(device)
+    layouts, composer, tower = (
+        lay_out(wishes, rng).to(device),
+        Composer(sprites, device),
+        networks.image_tower.to(device),
+    )
     parts = [composer(layouts.rows(slice(start, start + 256))) for start in range(0, count, 256)]
     vectors = torch.cat([F.normalize(tower(normalize(part)).image_embeds.double(), dim=-1) for part in parts])
     return vectors, torch.from_numpy(wishes.concept * len(STYLES) + wishes.style).to(device)
