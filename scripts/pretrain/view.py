@@ -1,8 +1,9 @@
 """The subject view: which directions of the image tower's space tell things apart, whatever ground they are on.
 
 A CLIP embedding holds background, place and style as well as the thing, so two pictures of one thing on different
-grounds may be less alike than two things on one ground. Linear discriminant analysis over scenes of the trained concepts
-finds the directions in which things differ and scenes of one thing do not (Fisher 1936); held-out things gain too.
+grounds may be less alike than two things on one ground. Linear discriminant analysis over scenes of the trained
+concepts finds the directions in which things differ and scenes of one thing do not (Fisher 1936); held-out things gain
+by it too.
 """
 
 from __future__ import annotations
