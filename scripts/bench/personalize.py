@@ -114,7 +114,7 @@ def interval(before: np.ndarray, after: np.ndarray, real: float) -> tuple[float,
 
 def by_prompt(encoder: Encoder, pictures: Sequence[Image.Image], real: torch.Tensor) -> np.ndarray:
     """Mean cosine to the real pictures of each prompt's pictures."""
-    return (encoder.pictures(pictures) @ real.T).mean(1).view(-1, len(SEEDS)).mean(1).numpy()
+    return (encoder.things(encoder.pictures(pictures)) @ real.T).mean(1).view(-1, len(SEEDS)).mean(1).numpy()
 
 
 def measure(folder: Path, adapter: Path, kind: str) -> tuple[dict[str, float], list[list[Image.Image]]]:
@@ -124,7 +124,7 @@ def measure(folder: Path, adapter: Path, kind: str) -> tuple[dict[str, float], l
     manager.attach("subject", Adapter.load(adapter))
     encoder = load_encoder("embedded", base=base)
     photos = [picture.image for picture in load_all(picture_paths(folder))]
-    real = encoder.pictures(photos)
+    real = encoder.things(encoder.pictures(photos))
     places = [f"on a {colour} background" for colour in COLOURS]
     plain = paint(base, manager, [f"a photo of a {kind} {place}" for place in places], {})
     own = paint(base, manager, [f"a photo of sks {kind} {place}" for place in places], {"subject": 1.0})

@@ -22,8 +22,9 @@ from scripts.pretrain.tower import train_tower
 from scripts.pretrain.training import Budget
 from scripts.pretrain.unet import train_unet
 from scripts.pretrain.vae import train_vae
+from scripts.pretrain.view import fit_view
 
-STAGES = ("sprites", "tokenizer", "clip", "tower", "vae", "unet", "pack", "measure")
+STAGES = ("sprites", "tokenizer", "clip", "tower", "view", "vae", "unet", "pack", "measure")
 
 SIZES = {
     "clip": (2000, 768, 400_000),
@@ -98,6 +99,11 @@ class Making:
         if not (self.work / "tower.safetensors").exists():
             self._train("tower", train_tower, pairs=self.options.tower_batch, pool=self.options.tower_pool)
 
+    def view(self) -> None:
+        """Find the directions that tell things apart."""
+        if not (self.work / "view.safetensors").exists():
+            fit_view(self.work, self._networks(), self._sprites(), self.device, seed=self.options.seed)
+
     def vae(self) -> None:
         """Train the autoencoder."""
         if not (self.work / "vae.safetensors").exists():
@@ -113,7 +119,7 @@ class Making:
 
     def pack(self) -> None:
         """Write the base."""
-        pack(self._networks(), self.options.out)
+        pack(self._networks(), self.options.out, view=self.work / "view.safetensors")
 
     def measure(self) -> None:
         """Measure the base and write figures and a sheet of samples into the work folder."""

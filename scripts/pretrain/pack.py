@@ -47,8 +47,8 @@ class Networks:
             self.vae.register_to_config(**json.loads(settings.read_text()))
 
 
-def pack(networks: Networks, folder: Path) -> None:
-    """Write the whole base.
+def pack(networks: Networks, folder: Path, view: Path) -> None:
+    """Write the whole base, with the subject view that a file holds.
 
     Raises:
         ValueError: the weights exceed the limits of 40 MB in all or 16 MiB a file.
@@ -71,7 +71,8 @@ def pack(networks: Networks, folder: Path) -> None:
     for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
         shutil.copy(networks.tokenizer_folder / name, folder / "tokenizer" / name)
     image_tower.save_pretrained(folder / "clip", safe_serialization=True)
-    _write_projection(networks.projection, folder / "clip")
+    _write_half(networks.projection.state_dict(), folder / "clip" / "text_projection.safetensors")
+    _write_half(load_file(view), folder / "clip" / "subject_projection.safetensors")
     _name_as_before(folder / "text_encoder" / "model.safetensors")
     for part in ("text_encoder", "clip"):
         _load_as_float32(folder / part / "config.json")
@@ -98,9 +99,9 @@ def knowledge() -> dict[str, object]:
     }
 
 
-def _write_projection(projection: models.TextProjection, folder: Path) -> None:
-    tensors = {name: value.detach().half().contiguous() for name, value in projection.state_dict().items()}
-    save_file(tensors, folder / "text_projection.safetensors", metadata={"format": "pt"})
+def _write_half(tensors: dict[str, Tensor], path: Path) -> None:
+    half = {name: value.detach().half().contiguous() for name, value in tensors.items()}
+    save_file(half, path, metadata={"format": "pt"})
 
 
 def _name_as_before(path: Path) -> None:

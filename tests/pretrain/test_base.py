@@ -13,6 +13,8 @@ from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
 from scripts.pretrain.measure import as_bytes, psnr
 from scripts.pretrain.pack import LIMIT_FILE, LIMIT_TOTAL
+from scripts.pretrain.view import discriminants
+from visionpeft.evaluation.encoders import load_encoder
 from visionpeft.evaluation.scene import background_colour, object_position, position_word
 
 ASSETS = Path(__file__).parents[2] / "visionpeft" / "assets"
@@ -77,6 +79,32 @@ def test_subjects_are_held_out_and_survive_the_autoencoder(pipeline: StableDiffu
     with torch.no_grad():
         made = pipeline.vae.decode(pipeline.vae.encode(real * 2 - 1).latent_dist.mode()).sample
     assert psnr((made / 2 + 0.5).clamp(0, 1), real) > 28
+
+
+def test_the_view_sees_the_same_thing_on_other_grounds() -> None:
+    """Five pictures each of held-out things: the nearest other picture is of the same thing; cosines say so."""
+    encoder = load_encoder("embedded")
+    pictures = [Image.open(path) for path in sorted(ASSETS.glob("subjects/*/*.png"))]
+    vectors, subject = encoder.pictures(pictures), torch.arange(len(pictures)) // 5
+    same, other = subject[:, None] == subject, ~torch.eye(len(pictures), dtype=torch.bool)
+    plain, likeness = vectors @ vectors.T, encoder.things(vectors) @ encoder.things(vectors).T
+    assert torch.equal(subject[likeness.masked_fill(~other, -1).argmax(1)], subject)
+    assert likeness[same & other].mean() > 0.65
+    assert likeness[~same].mean() < 0.15
+    assert likeness[same & other].mean() > plain[same & other].mean() + 0.2
+
+
+def test_discriminants_keep_what_tells_classes_apart() -> None:
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(6).repeat_interleave(50)
+    truth = torch.randn(6, 3, generator=rng, dtype=torch.float64)[labels]
+    noise = 5 * torch.randn(300, 9, generator=rng, dtype=torch.float64)
+    turn = torch.linalg.qr(torch.randn(12, 12, generator=rng, dtype=torch.float64)).Q
+    weight, mean = discriminants(torch.cat([truth + 0.05 * noise[:, :3], noise], 1) @ turn, labels, directions=3)
+    signal = (weight @ turn.T)[:, :3].norm() / weight.norm()
+    assert weight.shape == (3, 12)
+    assert mean.shape == (12,)
+    assert signal > 0.95
 
 
 def test_the_demo_has_a_subject() -> None:

@@ -42,6 +42,7 @@ class Encoder:
         embed_texts: texts to vectors [N, D]; None where the encoder reads no text.
         preprocess: pictures to pixels.
         device: where the towers are.
+        view: picks out of picture vectors [N, D] what is of the thing shown; None where the encoder has no such view.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Encoder:
     embed_texts: Callable[[list[str]], Tensor] | None
     preprocess: Preprocessor
     device: torch.device
+    view: Callable[[Tensor], Tensor] | None = None
 
     @torch.no_grad()
     def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
@@ -61,6 +63,14 @@ class Encoder:
             raise ValueError("no pictures to encode")
         batches = [self.preprocess(pictures[i : i + _BATCH]).to(self.device) for i in range(0, len(pictures), _BATCH)]
         return torch.cat([_unit(self.embed_pictures(batch)) for batch in batches])
+
+    def things(self, vectors: Tensor) -> Tensor:
+        """Return unit vectors [N, K] of the things shown, from what :meth:`pictures` gave, [N, D].
+
+        A CLIP sees the background as well as the thing, so one subject on two grounds may be less alike than two
+        subjects on one. Through the view, where the encoder has one, only the thing counts.
+        """
+        return vectors if self.view is None else _unit(self.view(vectors))
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor | None:
@@ -155,7 +165,17 @@ def _embedded(folder: Path, device: torch.device) -> Encoder:
     def embed_texts(texts: list[str]) -> Tensor:
         return F.linear(text(**_tokens(tokenizer, texts, device)).pooler_output, weight)
 
-    return Encoder(EMBEDDED, pictures.embed_pictures, embed_texts, pictures.preprocess, device)
+    view = _subject_view(folder / "clip" / "subject_projection.safetensors")
+    return Encoder(EMBEDDED, pictures.embed_pictures, embed_texts, pictures.preprocess, device, view)
+
+
+def _subject_view(path: Path) -> Callable[[Tensor], Tensor] | None:
+    """The linear map v -> W (v - m) onto the directions that tell things apart, where a base has one."""
+    if not path.is_file():
+        return None
+    tensors, _ = safefile.load(path)
+    weight, mean = tensors["weight"].float(), tensors["mean"].float()
+    return lambda vectors: F.linear(vectors - mean, weight)
 
 
 def _embedded_folder(base: HasPipeline | None) -> Path:

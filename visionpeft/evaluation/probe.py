@@ -129,7 +129,7 @@ class Probe:
         self._subject, self._base_hash, self._cache, self._progress = subject, base_hash, cache, progress
         self._prompt_encoder = prompt_encoder or (encoder if encoder.embed_texts is not None else None)
         self._unrelated = _without_class(settings.unrelated_prompts, subject.class_words, progress)
-        self._real_MD = encoder.pictures(subject.pictures)
+        self._real_MD = encoder.things(encoder.pictures(subject.pictures))
         self._texts_PE = self._embed_texts()
         self._calibration: Calibration | None = None
 
@@ -185,7 +185,7 @@ class Probe:
         own = len(prompts) * len(settings.seeds)
         vectors = self._encoder.pictures(pictures)
         return Vectors(
-            subject=vectors[:own].unflatten(0, (len(prompts), len(settings.seeds))),
+            subject=self._encoder.things(vectors[:own]).unflatten(0, (len(prompts), len(settings.seeds))),
             prompt=self._for_prompts(pictures[:own], vectors[:own]),
             unrelated=vectors[own:].unflatten(0, (len(seeds), len(self._unrelated))),
         )
