@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -269,3 +271,13 @@ def test_components_by_targets():
     data = DreamBoothData(instance={"images": "x", "prompt": "a photo of sks robot"})
     task = DreamBooth(base_of("sdxl"), data, LoraSpec(targets={"text_encoder_2": "attention"}))
     assert set(task.components) == {"text_encoder_2"}
+
+
+def test_class_pictures_go_with_the_prompt_they_show(make):
+    prompts = ("a photo of a robot", "a photo of a cat")
+    task = make(prior={**PRIOR, "prompt": prompts})
+    drawn = positions(0, task.samples(), 0, 4)
+    (group,) = task.batch(drawn).groups
+    shown = [int(Path(name).stem) % 2 for name in task.files(drawn)[4:]]
+    assert group.prompt.tolist() == [0] * 4 + [1 + number for number in shown]
+    assert len(task._states.hidden) == 3

@@ -64,3 +64,14 @@ def test_adapters_are_off_meanwhile(tmp_path):
     for parameter in manager.trainable()["unet"]:
         parameter.data.fill_(1.0)
     assert [path.read_bytes() for path in make(base, tmp_path / "adapted", manager=manager)] == wanted
+
+
+def test_several_prompts_take_turns(base, tmp_path):
+    prompts = ["a photo of a robot", "a photo of a cat"]
+    paths = make(base, tmp_path, prompt=prompts)
+    assert [recipe_of(path)["prompt"] for path in paths] == prompts * 2
+
+
+def test_own_images_have_one_prompt(tmp_path):
+    with pytest.raises(ValueError, match="give a single prompt"):
+        prior(prompt=["a", "b"], images=tmp_path)

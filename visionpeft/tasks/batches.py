@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from visionpeft.tasks.latents import Latents, Moments
 from visionpeft.training.rng import mix_seed
 
 SUBJECT, CLASS = 0, 1
-"""The kinds of samples; also which prompt they have."""
+"""The kinds of samples."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Group:
         mean: of the latents' distributions, [n, C, h, w] float32.
         std: the same.
         kind: [n] long, SUBJECT or CLASS.
+        prompt: [n] long, which prompt: 0 is the subject's, then those of the class.
         rows: for each kind, the rows of the micro-batch that its random numbers are taken from, [n_kind] long.
         ids: size conditioning of the UNet, [n, 6]; None for families without.
     """
@@ -33,6 +35,7 @@ class Group:
     mean: Tensor
     std: Tensor
     kind: Tensor
+    prompt: Tensor
     rows: tuple[Tensor, Tensor]
     ids: Tensor | None
 
@@ -50,18 +53,29 @@ class Batch:
     count: Tensor
 
 
+class _Draw(NamedTuple):
+    kind: int
+    row: int
+    prompt: int
+    moments: Moments
+
+
 class Draws:
     """Makes micro-batches: a function of the positions and the seed alone.
 
     Args:
         base: the model, for its size conditioning.
         sources: the subject's latents, and the class's where there is a prior.
+        class_prompts: number of the prior's prompts, which its pictures show in turn.
         seed: of the run.
         device: where batches belong.
     """
 
-    def __init__(self, base: Base, sources: Sequence[Latents], seed: int, device: torch.device) -> None:
+    def __init__(
+        self, base: Base, sources: Sequence[Latents], seed: int, device: torch.device, class_prompts: int = 1
+    ) -> None:
         self._base = base
+        self._class_prompts = class_prompts
         self._sources = sources
         self._seed = seed
         self._device = device
@@ -78,21 +92,27 @@ class Draws:
     def batch(self, positions: Sequence[Position]) -> Batch:
         """Return the distributions of these draws, grouped by shape."""
         draws = [
-            (kind, row, source.draw(*self._place(kind, position)))
-            for kind, source in enumerate(self._sources)
+            self._draw(kind, row, position)
+            for kind in range(len(self._sources))
             for row, position in enumerate(positions)
         ]
-        shapes = dict.fromkeys(moments.mean.shape for _, _, moments in draws)
-        groups = tuple(self._group([draw for draw in draws if draw[2].mean.shape == shape]) for shape in shapes)
+        shapes = dict.fromkeys(draw.moments.mean.shape for draw in draws)
+        groups = tuple(self._group([draw for draw in draws if draw.moments.mean.shape == shape]) for shape in shapes)
         return Batch(groups, torch.tensor(float(len(positions)), device=self._device))
 
-    def _group(self, draws: Sequence[tuple[int, int, Moments]]) -> Group:
-        rows = [[row for kind, row, _ in draws if kind == wanted] for wanted in (SUBJECT, CLASS)]
-        height, width = (side * self._base.latent_scale_factor for side in draws[0][2].mean.shape[1:])
+    def _draw(self, kind: int, row: int, position: Position) -> _Draw:
+        epoch, index = self._place(kind, position)
+        prompt = 0 if kind == SUBJECT else 1 + index % self._class_prompts
+        return _Draw(kind, row, prompt, self._sources[kind].draw(epoch, index))
+
+    def _group(self, draws: Sequence[_Draw]) -> Group:
+        rows = [[draw.row for draw in draws if draw.kind == wanted] for wanted in (SUBJECT, CLASS)]
+        height, width = (side * self._base.latent_scale_factor for side in draws[0].moments.mean.shape[1:])
         return Group(
-            mean=torch.stack([moments.mean for _, _, moments in draws]),
-            std=torch.stack([moments.std for _, _, moments in draws]),
-            kind=self._long([kind for kind, _, _ in draws]),
+            mean=torch.stack([draw.moments.mean for draw in draws]),
+            std=torch.stack([draw.moments.std for draw in draws]),
+            kind=self._long([draw.kind for draw in draws]),
+            prompt=self._long([draw.prompt for draw in draws]),
             rows=(self._long(rows[SUBJECT]), self._long(rows[CLASS])),
             ids=time_ids(self._base, len(draws), (height, width)),
         )

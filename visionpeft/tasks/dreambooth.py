@@ -114,7 +114,8 @@ class DreamBooth:
         if self._data.prior:
             kept = self._load(self._class_paths(context), context.progress)
             sources.append(self._latents(kept, "class pictures", context))
-        self._draws = Draws(self.base, sources, context.seed, context.device)
+        kinds = len(self._data.prior.prompts) if self._data.prior else 1
+        self._draws = Draws(self.base, sources, context.seed, context.device, kinds)
         # [T] of the noise schedule, and the weights of [subject, class] in the loss
         self._kept_T = self.base.pipeline.scheduler.alphas_cumprod.to(context.device, torch.float32)
         weights = [1.0, self._data.prior.weight if self._data.prior else 0.0]
@@ -185,8 +186,8 @@ class DreamBooth:
         times = drawn(lambda prefix: rng.integers(len(self._kept_T), f"{prefix}time"))
         kept = self._kept_T[times]
         kind = self._prediction
-        pooled = None if states.pooled is None else states.pooled[group.kind]
-        given = PromptStates(states.hidden[group.kind], pooled)
+        pooled = None if states.pooled is None else states.pooled[group.prompt]
+        given = PromptStates(states.hidden[group.prompt], pooled)
         prediction = unet_forward(self.base, add_noise(latents, noise, kept), times, given, group.ids)
         errors = squared_errors(prediction, target(kind, latents, noise, kept))
         gamma = self._data.min_snr_gamma
@@ -194,7 +195,7 @@ class DreamBooth:
 
     def _prompts(self) -> list[str]:
         prior = self._data.prior
-        return [self._data.instance.prompt, *([prior.prompt] if prior else [])]
+        return [self._data.instance.prompt, *(prior.prompts if prior else ())]
 
     @torch.no_grad()
     def _fixed_states(self) -> PromptStates | None:

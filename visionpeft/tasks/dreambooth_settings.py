@@ -102,13 +102,27 @@ class InstanceData(Settings):
 class PriorData(SamplingSettings):
     """Pictures of the class, so that it stays what it was (prior preservation, arXiv 2208.12242)."""
 
-    prompt: Prompt = Field(description="What class pictures show: a photo of a robot.")
+    prompt: Prompt | Annotated[tuple[Prompt, ...], Field(min_length=1)] = Field(
+        description="What class pictures show: a photo of a robot. Of several prompts each makes its share of the "
+        "pictures: those that do not name the class keep everything else as it was."
+    )
     count: int = Field(default=100, ge=1, le=100_000, description="How many class pictures there are.")
     weight: float = Field(default=1.0, gt=0.0, le=100.0, description="Weight of their loss beside the subject's.")
     images: Path | None = Field(
         default=None, description="Folder with class pictures of one's own; null: they are made by the base and kept."
     )
     seed: Seed = Field(default=0, description="Of the first class picture that is made; the next ones follow.")
+
+    @model_validator(mode="after")
+    def _knows_what_its_pictures_show(self) -> PriorData:
+        if self.images is not None and len(self.prompts) > 1:
+            raise ValueError("with images of one's own there is one prompt for all of them: give a single prompt")
+        return self
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts; class picture number i shows prompt i modulo their number."""
+        return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
 
 
 class DreamBoothData(Settings):

@@ -60,7 +60,8 @@ def make_class_pictures(
     paths = {place: folder / f"{place:05d}.png" for place in range(prior.count)}
     missing = [place for place, path in paths.items() if not path.exists()]
     if missing:
-        progress.say(f"making {len(missing)} of {prior.count} class pictures '{prior.prompt}', kept in {folder}")
+        shown = f"'{prior.prompts[0]}'" + (f" and {len(prior.prompts) - 1} others" if len(prior.prompts) > 1 else "")
+        progress.say(f"making {len(missing)} of {prior.count} class pictures {shown}, kept in {folder}")
         requests = [_request(prior, size, place) for place in missing]
         for done, picture in generate_each(base, requests, manager=manager, batch_size=_AT_ONCE, progress=progress):
             save_png(picture, paths[missing[done]], recipe_for(base, requests[done]))
@@ -69,4 +70,5 @@ def make_class_pictures(
 
 def _request(prior: PriorData, size: int, place: int) -> Request:
     sampling: Mapping[str, Any] = prior.model_dump(include={"steps", "guidance", "sampler"})
-    return Request(prior.prompt, seed=prior.seed + place, width=size, height=size, weights={}, **sampling)
+    prompt = prior.prompts[place % len(prior.prompts)]
+    return Request(prompt, seed=prior.seed + place, width=size, height=size, weights={}, **sampling)
