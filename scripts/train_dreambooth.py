@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from visionpeft.cli import run_guarded
+from visionpeft.cli.runs import train_and_tell
 from visionpeft.config import config_from, load_config
-from visionpeft.run import train_and_tell
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -22,11 +23,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", help="a YAML file; without it --images and --prompt are needed")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings over those of the file")
-    parser.add_argument("--base", help="embedded base, hub id, diffusers folder or .safetensors checkpoint")
+    parser.add_argument("--base", help="embedded base (the default), hub id, diffusers folder or .safetensors file")
     parser.add_argument("--images", help="folder with the subject's pictures")
     parser.add_argument("--prompt", help='what they show, such as "a photo of sks robot"')
     parser.add_argument("--prior-prompt", help='the class, such as "a photo of a robot": turns prior preservation on')
-    parser.add_argument("--output", help="where the run is written")
+    parser.add_argument("--output", help="where the run is written; runs/ and the pictures' folder unless given")
     return parser.parse_args(argv)
 
 
@@ -48,9 +49,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.config and "=" in args.config:
         args.config, args.overrides = None, [args.config, *args.overrides]
     settings = overrides(args)
-    start = {"task": "dreambooth"}
-    config = load_config(args.config, settings) if args.config else config_from(start, settings)
-    train_and_tell(config)
+    start = {
+        "task": "dreambooth",
+        "base": "visionpeft/emoji-sd",
+        "output": str(Path("runs") / Path(args.images or "dreambooth").resolve().name),
+    }
+    train_and_tell(load_config(args.config, settings) if args.config else config_from(start, settings))
 
 
 if __name__ == "__main__":

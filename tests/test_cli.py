@@ -96,7 +96,7 @@ def raising(error: BaseException) -> int:
         (KeyboardInterrupt(), 130, "visionpeft: interrupted.\n"),
         (OSError(errno.ENOSPC, "No space left", "runs/x"), 2, "visionpeft: The disk is full while writing runs/x"),
         (PermissionError(errno.EACCES, "Permission denied", "runs/x"), 1, "visionpeft: runs/x: Permission denied.\n"),
-        (MemoryError(), 1, "visionpeft: Main memory is full. Set train.batch_size lower"),
+        (MemoryError(), 2, "visionpeft: Main memory is full. Set train.batch_size lower"),
         (ZeroDivisionError("by\nzero"), 1, "visionpeft: ZeroDivisionError: by zero. This is a defect of visionpeft"),
     ],
 )

@@ -52,9 +52,7 @@ class MissingExtraError(VisionPeftError):
 
 
 class ResourceError(VisionPeftError):
-    """Memory or disk ran out while working; the message says which setting to change."""
-
-    exit_status = 1
+    """Memory ran out while working; the message says which setting to change."""
 
 
 class TrainingError(VisionPeftError):

@@ -91,11 +91,9 @@ def settings(folder: Path, output: Path, kind: str, seed: int, *, prior: bool) -
     return values
 
 
-def paint(base: Base, manager: Any, prompts: Sequence[str], seeds: Sequence[int], weights: dict[str, float]) -> list[Image.Image]:
+def paint(base: Base, manager: Any, prompts: Sequence[str], weights: dict[str, float]) -> list[Image.Image]:
     """One picture a prompt and seed, prompt by prompt."""
-    wanted = [
-        Request(prompt, seed=seed, steps=30, guidance=4.0, weights=weights) for prompt in prompts for seed in seeds
-    ]
+    wanted = [Request(text, seed=seed, steps=30, guidance=4.0, weights=weights) for text in prompts for seed in SEEDS]
     return generate(base, wanted, manager=manager, batch_size=8, progress=TerminalProgress())
 
 
@@ -128,12 +126,13 @@ def measure(folder: Path, adapter: Path, kind: str) -> tuple[dict[str, float], l
     photos = [picture.image for picture in load_all(picture_paths(folder))]
     real = encoder.things(encoder.pictures(photos))
     places = [f"on a {colour} background" for colour in COLOURS]
-    plain = paint(base, manager, [f"a photo of a {kind} {place}" for place in places], SEEDS, {})
-    own = paint(base, manager, [f"a photo of sks {kind} {place}" for place in places], SEEDS, {"subject": 1.0})
+    plain = paint(base, manager, [f"a photo of a {kind} {place}" for place in places], {})
+    own = paint(base, manager, [f"a photo of sks {kind} {place}" for place in places], {"subject": 1.0})
     unrelated = [p for p in UNRELATED if kind not in p]
-    bare = encoder.pictures(paint(base, manager, unrelated, SEEDS, {})).view(len(unrelated), len(SEEDS), -1).transpose(0, 1)
-    moved = encoder.pictures(paint(base, manager, unrelated, SEEDS, {"subject": 1.0}))
-    moved = moved.view(len(unrelated), len(SEEDS), -1).transpose(0, 1)
+    bare, moved = (
+        encoder.pictures(paint(base, manager, unrelated, weights)).view(len(unrelated), len(SEEDS), -1).transpose(0, 1)
+        for weights in ({}, {"subject": 1.0})
+    )
     unit = fidelity.seed_distance(bare)
     before, after, top = by_prompt(encoder, plain, real), by_prompt(encoder, own, real), fidelity.real_fidelity(real)
     low, high = interval(before, after, top)

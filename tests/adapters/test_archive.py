@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from tests.adapters.cases import same
-from visionpeft.adapters import archive
+from visionpeft import safefile
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
 from visionpeft.adapters.spec import LoraSpec, OftSpec
 from visionpeft.errors import FileFormatError, OutputError
@@ -48,7 +48,7 @@ def test_a_truncated_file_is_refused(tmp_path, cut):
     whole = adapter().save(tmp_path / "a.safetensors").read_bytes()
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(whole[:cut])
-    with pytest.raises(FileFormatError, match=r"bad\.safetensors: not a whole safetensors file"):
+    with pytest.raises(FileFormatError, match=r"bad\.safetensors is truncated"):
         Adapter.load(bad)
 
 
@@ -65,14 +65,14 @@ def test_a_pickle_is_named_and_never_loaded(tmp_path, how, monkeypatch):
         path.write_bytes(pickle.dumps(Bomb()))
     else:
         torch.save({"x": Bomb()}, path)
-    with pytest.raises(FileFormatError, match="a pickle, which may run code"):
+    with pytest.raises(FileFormatError, match="Pickles can run programs and are never opened"):
         Adapter.load(path)
     assert not Path("exploded").exists()
 
 
 def test_a_missing_file_names_the_nearest(tmp_path):
     adapter().save(tmp_path / "robot.safetensors")
-    with pytest.raises(FileFormatError, match=r"no such file. Did you mean 'robot.safetensors'\?"):
+    with pytest.raises(FileFormatError, match=r"there is no file .*\. Did you mean 'robot.safetensors'\?"):
         Adapter.load(tmp_path / "robt.safetensors")
 
 
@@ -113,13 +113,13 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     def full(_handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(archive.os, "fsync", full)
-    with pytest.raises(OutputError, match="No space left on device"):
+    monkeypatch.setattr(safefile.os, "fsync", full)
+    with pytest.raises(OutputError, match=r"disk .* is full"):
         adapter(1).save(path)
     assert path.read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 def test_a_missing_folder_is_an_output_error(tmp_path):
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match=r"there is no folder .*nowhere"):
         adapter().save(tmp_path / "nowhere" / "a.safetensors")

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from visionpeft import __version__
+from visionpeft import __version__, safefile
 from visionpeft.adapters.spec import AdapterSpec, read_spec
-from visionpeft.errors import AdapterError, FileFormatError, OutputError, did_you_mean
+from visionpeft.errors import AdapterError, FileFormatError
 
 HEADER = "visionpeft"
 HEADS = "heads."
 PROGRAM = f"visionpeft {__version__}"
-_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 
 
 class AdapterMetadata(BaseModel):
@@ -74,12 +69,9 @@ class Adapter:
         Raises:
             OutputError: the folder is missing or not writable, or the disk is full.
         """
-        tensors = {name: self.tensors[name] for name in sorted(self.tensors)}
-        tensors |= {HEADS + name: self.heads[name] for name in sorted(self.heads)}
-        blob = safetensors.torch.save(
-            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, self._header()
-        )
-        return write_atomic(Path(path), blob)
+        tensors = {**self.tensors, **{HEADS + name: head for name, head in self.heads.items()}}
+        safefile.save(path, tensors, self._header())
+        return Path(path)
 
     def _header(self) -> dict[str, str]:
         header = {
@@ -96,7 +88,7 @@ class Adapter:
             FileFormatError: missing, truncated, a pickle, another program's file, or a header that does not fit.
         """
         file = Path(path)
-        tensors, metadata = read_safetensors(file)
+        tensors, metadata = safefile.load(file)
         if HEADER not in metadata:
             raise FileFormatError(
                 f"{file}: not a visionpeft adapter; read other programs' files with visionpeft.read()."
@@ -126,64 +118,3 @@ def _read_header(file: Path, text: str) -> tuple[dict[str, AdapterSpec], Adapter
     except (AdapterError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise FileFormatError(f"{file}: the adapter's header cannot be read ({reason}); the file is damaged.") from None
-
-
-def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the text header of a safetensors file, whole or not at all.
-
-    Raises:
-        FileFormatError: missing, truncated, or not safetensors; a pickle is named as such and never loaded.
-    """
-    if not file.is_file():
-        near = did_you_mean(file.name, [other.name for other in file.parent.glob("*.safetensors")])
-        raise FileFormatError(f"{file}: there is no such file.{near}")
-    with file.open("rb") as stream:
-        start = stream.read(4)
-    if start.startswith(_PICKLES):
-        raise FileFormatError(f"{file}: a pickle, which may run code when loaded; only .safetensors files are read.")
-    try:
-        with safetensors.safe_open(str(file), framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, RuntimeError) as error:
-        raise FileFormatError(f"{file}: not a whole safetensors file ({error}); copy or download it again.") from None
-
-
-def write_atomic(path: Path, blob: bytes) -> Path:
-    """Write bytes beside the path, flush them to disk, rename over it and flush the folder; return the path.
-
-    Raises:
-        OutputError: the folder is missing or not writable, or the disk is full; nothing is left half-made.
-    """
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(blob)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-        temporary = None
-        _flush_folder(path.parent)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}); free space or choose another folder."
-        ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

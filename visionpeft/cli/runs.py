@@ -12,6 +12,8 @@ from visionpeft.cli.show import Command, as_json, here, rows
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from visionpeft.config import RunConfig
+
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, such as those in configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the file's.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
@@ -40,6 +42,17 @@ def train(config: Config, overrides: Overrides = None, json: Json = False) -> No
     settings = load_config(config, overrides or ())
     result = run(settings, progress=TerminalProgress() if first_process() else SILENT)
     _tell(result, json)
+
+
+def train_and_tell(settings: RunConfig, *, json: bool = False) -> None:
+    """Train, and say where the run left its work; with several processes only the first one speaks."""
+    from visionpeft.compute.devices import first_process
+    from visionpeft.progress import SILENT, TerminalProgress
+    from visionpeft.run import train as run
+
+    result = run(settings, progress=TerminalProgress() if first_process() else SILENT)
+    if result is not None:
+        _tell(result, json)
 
 
 def validate(config: Config, overrides: Overrides = None, json: Json = False) -> None:

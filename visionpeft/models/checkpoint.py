@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from visionpeft.adapters.archive import read_safetensors
+from visionpeft import safefile
 from visionpeft.errors import BaseModelError
 from visionpeft.models import original
 
@@ -31,7 +31,7 @@ def load_checkpoint(
         BaseModelError: not such a checkpoint, tensors missing, no tokenizer, or SD 2.x without a prediction type.
         FileFormatError: not a whole safetensors file.
     """
-    state, header = read_safetensors(path)
+    state, header = safefile.load(path)
     try:
         family = original.family_name(state)
         prediction = _prediction(family, state, header, prediction_type)
