@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, pre_tokenizers
 
 from scripts.pretrain.concepts import COMMON_WORDS
 
@@ -17,21 +19,47 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-def learn_merges(captions: Iterable[str], vocabulary: int) -> list[tuple[str, str]]:
-    """Byte-pair merges, most frequent first, for at most ``vocabulary`` tokens in all."""
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PATTERN), "removed", invert=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - 256 - 2, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        end_of_word_suffix="</w>", min_frequency=2, show_progress=False,
-    )  # fmt: skip
-    tokenizer.train_from_iterator(captions, trainer)
-    merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [(left, right) for left, right in merges]
+def learn_merges(captions: Iterable[str], vocabulary: int, least: int = 2) -> list[tuple[str, str]]:
+    """Byte-pair merges, most frequent first, for at most ``vocabulary`` tokens in all (Sennrich et al. 2016).
+
+    Of pairs equally frequent the alphabetically first is merged, so the same captions give the same merges; libraries
+    break such ties by chance. Pairs seen fewer than ``least`` times are left apart.
+    """
+    words = {(*word[:-1], word[-1] + "</w>"): count for word, count in _words(captions).items()}
+    merges: list[tuple[str, str]] = []
+    while len(merges) < vocabulary - 2 * 256 - 2:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, count in words.items():
+            for pair in pairwise(word):
+                pairs[pair] += count
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
+        if best is None or pairs[best] < least:
+            break
+        merges.append(best)
+        words = {_merged(word, best): count for word, count in words.items()}
+    return merges
+
+
+def _words(captions: Iterable[str]) -> Counter[str]:
+    """Words of lower-cased captions, their bytes as CLIP's tokenizer spells them, and how often each comes."""
+    split = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return Counter(word for caption in captions for word, _ in split.pre_tokenize_str(caption.lower()))
+
+
+def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    """The word with every occurrence of the pair joined."""
+    joined: list[str] = []
+    for symbol in word:
+        if joined and (joined[-1], symbol) == pair:
+            joined[-1] += symbol
+        else:
+            joined.append(symbol)
+    return tuple(joined)
 
 
 def write_tokenizer(folder: Path, merges: list[tuple[str, str]]) -> None:

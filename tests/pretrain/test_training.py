@@ -69,3 +69,10 @@ def test_ids_are_padded_as_the_pipeline_pads_them(tmp_path: Path) -> None:
     captions = ["a photo of a cat", "", "cat " * 100]
     settings = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
     assert torch.equal(encode(tokenizer, captions), tokenizer(captions, **settings).input_ids)
+
+
+def test_merges_are_the_most_frequent_pairs_and_ties_are_alphabetical() -> None:
+    assert learn_merges(["ab ab ab cd cd"], 516) == [("a", "b</w>"), ("c", "d</w>")]
+    assert learn_merges(["xy xy ab ab"], 516) == [("a", "b</w>"), ("x", "y</w>")]
+    assert learn_merges(["aaab aaab"], 517) == [("a", "a"), ("a", "b</w>"), ("aa", "ab</w>")]
+    assert learn_merges(["once"], 600) == []
