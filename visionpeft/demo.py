@@ -12,7 +12,24 @@ from visionpeft.progress import SILENT, Progress
 if TYPE_CHECKING:
     from visionpeft.delivery import RunResult
 
-STEPS, SHORT_STEPS = 240, 4
+STEPS, SHORT_STEPS, LEARNING_RATE = 300, 4, 3e-4
+
+PLACES = (
+    "on a blue background",
+    "on a striped yellow background",
+    "at the top left, on a white background",
+    "on a dotted green background",
+    "on a red background",
+)
+"""Where the subject is put, before and after."""
+
+OTHER_THINGS = (
+    "a photo of a dog on a gray background",
+    "a photo of a banana",
+    "a photo of a hat on an orange background",
+    "a photo of a bicycle on a striped green background",
+)
+"""What the prior keeps as it was, beside the class."""
 
 
 def demo(output: Path, *, short: bool = False, progress: Progress = SILENT) -> RunResult | None:
@@ -51,25 +68,34 @@ def demo_settings(subject: Path, output: Path, kind: str, *, short: bool = False
         short: a few steps and pictures only.
     """
     steps = SHORT_STEPS if short else STEPS
-    words = f"sks {kind}"
-    places = ("on a blue background", "on a striped yellow background", "at the top left, on a white background",
-              "on a dotted green background", "on a red background")  # fmt: skip
+    words, one = f"sks {kind}", f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
     return {
         "task": "dreambooth",
         "base": "visionpeft/emoji-sd",
         "data": {
             "instance": {"images": str(subject), "prompt": f"a photo of {words}"},
-            "prior": {"prompt": f"a photo of a {kind}", "count": 4 if short else 24, "steps": 4 if short else 20},
+            "prior": {
+                "prompt": [f"a photo of {one}", f"a photo of {one} on a white background", *OTHER_THINGS],
+                "count": 6 if short else 36,
+                "steps": 4 if short else 20,
+            },
             "min_snr_gamma": 5,
         },
         "adapter": {"method": "lora", "rank": 16, "targets": {"unet": "attention"}},
-        "train": {"steps": steps, "batch_size": 4, "learning_rate": 1e-3, "checkpoint_every": steps // 2},
+        "train": {
+            "steps": steps,
+            "batch_size": 4,
+            "learning_rate": LEARNING_RATE,
+            "warmup": steps // 50,
+            "ema": 0.97,
+            "checkpoint_every": steps // 2,
+        },
         "preview": {
             "every": steps,
-            "prompts": [f"a photo of {words} {place}" for place in places],
+            "prompts": [f"a photo of {words} {place}" for place in PLACES],
             "seeds": [0],
             "steps": 4 if short else 30,
         },
-        "score": {"every": steps // 4, "steps": 2 if short else 15},
+        "score": {"every": steps // 4, "steps": 2 if short else 12},
         "output": str(output),
     }

@@ -6,9 +6,9 @@ from pydantic import ValidationError
 from visionpeft.evaluation.settings import ScoreConfig, fill
 
 
-def test_defaults_paint_a_dozen_pictures():
+def test_defaults_paint_few_pictures():
     config = ScoreConfig()
-    assert len(config.prompts) * len(config.seeds) + len(config.unrelated_prompts) == 12
+    assert len(config.prompts) * len(config.seeds) + len(config.unrelated_prompts) == 14
 
 
 def test_fill_names_subject_and_class():

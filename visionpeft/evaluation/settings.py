@@ -15,7 +15,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 class ScoreConfig(BaseModel):
     """The small fixed set of pictures that scores an adapter every ``every`` steps.
 
-    An evaluation paints ``len(prompts) * len(seeds) + len(unrelated_prompts)`` pictures: 12 by default.
+    An evaluation paints ``len(prompts) * len(seeds) + len(unrelated_prompts)`` pictures: 14 by default.
 
     Attributes:
         every: training steps between two evaluations; 0 scores nothing.
@@ -49,10 +49,12 @@ class ScoreConfig(BaseModel):
     )
     unrelated_prompts: tuple[str, ...] = Field(
         default=(
-            "a photo of a red apple",
+            "a photo of a cat on a pink background",
+            "a photo of a car at the left, on a white background",
             "a photo of a house on a yellow background",
-            "a photo of a tree on a white background",
-            "a photo of a car on a blue background",
+            "a photo of a cake on a striped blue background",
+            "a photo of a key on a green background",
+            "a photo of a rose at the bottom, on a gray background",
         ),
         min_length=1,
     )
