@@ -21,13 +21,14 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from visionpeft.adapters.archive import Adapter
 from visionpeft.config import config_from
@@ -44,6 +45,7 @@ from visionpeft.progress import TerminalProgress
 from visionpeft.run import train
 
 COLOURS = ("blue", "green", "yellow", "red", "white", "pink", "purple", "orange")
+PLACES = tuple(f"on a {colour} background" for colour in COLOURS)
 SEEDS = (100, 101, 102, 103)
 UNRELATED = (
     "a photo of a red apple on a white background",
@@ -91,9 +93,9 @@ def settings(folder: Path, output: Path, kind: str, seed: int, *, prior: bool) -
     return values
 
 
-def paint(base: Base, manager: Any, prompts: Sequence[str], weights: dict[str, float]) -> list[Image.Image]:
+def paint(base: Base, manager: Any, prompts: Sequence[str], weights: dict[str, float] | None) -> list[Image.Image]:
     """One picture a prompt and seed, prompt by prompt."""
-    wanted = [Request(text, seed=seed, steps=30, guidance=4.0, weights=weights) for text in prompts for seed in SEEDS]
+    wanted = [Request(text, seed=seed, steps=20, guidance=4.0, weights=weights) for text in prompts for seed in SEEDS]
     return generate(base, wanted, manager=manager, batch_size=8, progress=TerminalProgress())
 
 
@@ -117,22 +119,32 @@ def by_prompt(encoder: Encoder, pictures: Sequence[Image.Image], real: torch.Ten
     return (encoder.things(encoder.pictures(pictures)) @ real.T).mean(1).view(-1, len(SEEDS)).mean(1).numpy()
 
 
+@cache
+def bare_pictures(kind: str) -> tuple[list[Image.Image], list[Image.Image]]:
+    """What the base makes of the class before each background, and of the unrelated prompts."""
+    base = load_base("visionpeft/emoji-sd")
+    plain = paint(base, None, [f"a photo of a {kind} {place}" for place in PLACES], None)
+    return plain, paint(base, None, unrelated(kind), None)
+
+
+def unrelated(kind: str) -> list[str]:
+    """The unrelated prompts that do not name the class."""
+    return [prompt for prompt in UNRELATED if kind not in prompt]
+
+
 def measure(folder: Path, adapter: Path, kind: str) -> tuple[dict[str, float], list[list[Image.Image]]]:
     """Paint and score; also return the sheet's rows: real, base, adapter."""
     base = load_base("visionpeft/emoji-sd")
     manager = manage(base)
     manager.attach("subject", Adapter.load(adapter))
     encoder = load_encoder("embedded", base=base)
-    photos = [picture.image for picture in load_all(picture_paths(folder))]
+    plain, still = bare_pictures(kind)
+    size = plain[0].size
+    photos = [ImageOps.fit(picture.image, size) for picture in load_all(picture_paths(folder))]
     real = encoder.things(encoder.pictures(photos))
-    places = [f"on a {colour} background" for colour in COLOURS]
-    plain = paint(base, manager, [f"a photo of a {kind} {place}" for place in places], {})
-    own = paint(base, manager, [f"a photo of sks {kind} {place}" for place in places], {"subject": 1.0})
-    unrelated = [p for p in UNRELATED if kind not in p]
-    bare, moved = (
-        encoder.pictures(paint(base, manager, unrelated, weights)).view(len(unrelated), len(SEEDS), -1).transpose(0, 1)
-        for weights in ({}, {"subject": 1.0})
-    )
+    own = paint(base, manager, [f"a photo of sks {kind} {place}" for place in PLACES], {"subject": 1.0})
+    changed = paint(base, manager, unrelated(kind), {"subject": 1.0})
+    bare, moved = (encoder.pictures(made).unflatten(0, (-1, len(SEEDS))).transpose(0, 1) for made in (still, changed))
     unit = fidelity.seed_distance(bare)
     before, after, top = by_prompt(encoder, plain, real), by_prompt(encoder, own, real), fidelity.real_fidelity(real)
     low, high = interval(before, after, top)
@@ -188,13 +200,14 @@ def main() -> None:
     parser.add_argument("--subjects", default="")
     parser.add_argument("--photos", type=Path, help="folders of photographs, named by their class word")
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--only-prior", action="store_true", help="leave out the runs without class pictures")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     folders = subject_folders([name for name in args.subjects.split(",") if name], args.photos)
     rows = [
         learn(folder, args.work, int(seed), prior=prior)
         for folder in folders
-        for prior in (True, False)
+        for prior in ((True,) if args.only_prior else (True, False))
         for seed in args.seeds.split(",")
     ]
     print("subject      prior subject (real)              way               colour %    drift  best  time    bytes")
