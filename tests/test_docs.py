@@ -33,7 +33,7 @@ def test_a_config_is_valid_and_begins_with_its_command(path: Path):
 def test_the_demos_config_is_the_demo():
     subjects = Path("visionpeft/assets/subjects")
     subject = subjects / json.loads((ROOT / subjects / "subjects.json").read_text())["demo"]
-    kind = json.loads((ROOT / subject / "subject.json").read_text())["class_word"]
+    kind = json.loads((ROOT / subject).with_suffix(".json").read_text())["class_word"]
     settings = demo_settings(subject, Path("runs/demo"), kind)
     assert load_config(ROOT / "configs" / "dreambooth_demo.yaml") == config_from(settings)
 

@@ -51,17 +51,19 @@ def demo(output: Path, *, short: bool = False, progress: Progress = SILENT) -> R
 
     with as_file(files("visionpeft") / "assets" / "subjects") as subjects:
         subject = first_subject(subjects)
-        kind = json.loads((subject / "subject.json").read_text())["class_word"]
+        kind = json.loads(subject.with_suffix(".json").read_text())["class_word"]
         config = config_from(demo_settings(subject, output, kind, short=short), name="the demo")
         return train(config, progress=progress)
 
 
 def first_subject(subjects: Path) -> Path:
-    """The folder of the demo's subject: five pictures and ``subject.json``."""
+    """The folder of the demo's subject: its five pictures; what it is stands beside, in a JSON file of its name."""
     return subjects / json.loads((subjects / "subjects.json").read_text())["demo"]
 
 
-def demo_settings(subject: Path, output: Path, kind: str, *, short: bool = False) -> dict[str, Any]:
+def demo_settings(
+    subject: Path, output: Path, kind: str, *, short: bool = False, prior: bool = False
+) -> dict[str, Any]:
     """Return settings to learn the subject whose pictures are in a folder.
 
     Args:
@@ -69,19 +71,16 @@ def demo_settings(subject: Path, output: Path, kind: str, *, short: bool = False
         output: of the run.
         kind: the class word: "bird".
         short: a few steps and pictures only.
+        prior: whether class pictures keep what the class word meant before.
     """
     steps = SHORT_STEPS if short else STEPS
-    words, one = f"sks {kind}", f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+    words = f"sks {kind}"
     return {
         "task": "dreambooth",
         "base": "visionpeft/emoji-sd",
         "data": {
             "instance": {"images": str(subject), "prompt": f"a photo of {words}"},
-            "prior": {
-                "prompt": [f"a photo of {one}", f"a photo of {one} on a white background", *OTHER_THINGS],
-                "count": 6 if short else 36,
-                "steps": 4 if short else 20,
-            },
+            "prior": prior_settings(kind) if prior else None,
             "min_snr_gamma": 5,
         },
         "adapter": {"method": "lora", "rank": 16, "targets": {"unet": "attention"}},
@@ -103,3 +102,10 @@ def demo_settings(subject: Path, output: Path, kind: str, *, short: bool = False
         "score": {"every": steps // 4, "steps": 2 if short else 12, "max_drift": MAX_DRIFT},
         "output": str(output),
     }
+
+
+def prior_settings(kind: str) -> dict[str, Any]:
+    """Return settings of class pictures for a class word: two prompts of the class, four of other things."""
+    one = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+    prompts = [f"a photo of {one}", f"a photo of {one} on a white background", *OTHER_THINGS]
+    return {"prompt": prompts, "count": 36, "steps": 20}

@@ -77,7 +77,7 @@ class Row:
 
 
 def subject_folders(names: Sequence[str], photos: Path | None) -> list[Path]:
-    """Folders with ``subject.json`` and pictures: of the package, or made from folders of photographs."""
+    """Folders of pictures: of the package, or made from folders of photographs."""
     if photos is not None:
         return sorted(path for path in photos.iterdir() if path.is_dir())
     root = Path(str(files("visionpeft"))) / "assets" / "subjects"
@@ -86,10 +86,8 @@ def subject_folders(names: Sequence[str], photos: Path | None) -> list[Path]:
 
 def settings(folder: Path, output: Path, kind: str, seed: int, *, prior: bool) -> dict[str, Any]:
     """The demo's settings for one subject."""
-    values = demo_settings(folder, output, kind)
+    values = demo_settings(folder, output, kind, prior=prior)
     values["train"]["seed"] = seed
-    if not prior:
-        del values["data"]["prior"]
     return values
 
 
@@ -165,7 +163,7 @@ def measure(folder: Path, adapter: Path, kind: str) -> tuple[dict[str, float], l
 
 def learn(folder: Path, work: Path, seed: int, *, prior: bool) -> Row:
     """Train one adapter and measure it."""
-    about = folder / "subject.json"
+    about = folder.with_suffix(".json")
     kind = json.loads(about.read_text())["class_word"] if about.is_file() else folder.name.rstrip("0123456789")
     name = f"{folder.name}-{'prior' if prior else 'alone'}-{seed}"
     begun = time.monotonic()

@@ -60,14 +60,14 @@ def subject_pictures(sprites: Sprites, seed: int) -> np.ndarray:
 
 
 def write_subject(artwork: Path, folder: Path, name: str) -> None:
-    """Write ``1.png`` to ``5.png`` and ``subject.json``."""
+    """Write ``1.png`` to ``5.png`` into the folder, and what they show beside it, as ``NAME.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     class_word = {entry[0]: entry[1] for entry in table(HELD_OUT)}[name]
     for number, picture in enumerate(subject_pictures(subject_sprite(artwork, name), list(SUBJECTS).index(name)), 1):
         Image.fromarray(picture).save(folder / f"{number}.png", optimize=True)
     words = {"name": name, "class_word": class_word, "prompt": f"a photo of sks {class_word}"}
     words |= {"class_prompt": f"a photo of {article(class_word)}", "artwork": SUBJECTS[name]}
-    (folder / "subject.json").write_text(json.dumps(words, indent=1) + "\n")
+    folder.with_suffix(".json").write_text(json.dumps(words, indent=1) + "\n")
 
 
 def main() -> None:

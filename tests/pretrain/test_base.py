@@ -65,10 +65,13 @@ def test_paints_what_the_prompt_says(pipeline: StableDiffusionPipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", sorted(path.parent for path in ASSETS.glob("subjects/*/subject.json")), ids=lambda p: p.name
+    "folder", sorted(path.parent for path in ASSETS.glob("subjects/*/1.png")), ids=lambda p: p.name
 )
 def test_subjects_are_held_out_and_survive_the_autoencoder(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    subject, known = json.loads((folder / "subject.json").read_text()), json.loads((BASE / "concepts.json").read_text())
+    subject, known = (
+        json.loads(folder.with_suffix(".json").read_text()),
+        json.loads((BASE / "concepts.json").read_text()),
+    )
     assert subject["name"] in known["held_out"][subject["class_word"]]
     pictures = [
         Image.open(path).convert("RGB").resize((96, 96), Image.Resampling.LANCZOS)
@@ -109,4 +112,4 @@ def test_discriminants_keep_what_tells_classes_apart() -> None:
 
 def test_the_demo_has_a_subject() -> None:
     first = json.loads((ASSETS / "subjects" / "subjects.json").read_text())["demo"]
-    assert (ASSETS / "subjects" / first / "subject.json").is_file()
+    assert (ASSETS / "subjects" / f"{first}.json").is_file()
