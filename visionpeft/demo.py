@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 STEPS, SHORT_STEPS, LEARNING_RATE = 300, 4, 5e-4
 
-MAX_DRIFT = 1.5
+MAX_DRIFT = 1.0
 """The demo is to show its subject, and a model this small drifts far before it does; 0.25 is the usual bound."""
 
 PLACES = (
