@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -207,8 +206,8 @@ def line(row: Row) -> str:
     """One line of the table."""
     return (
         f"{row.subject:<12} {'yes' if row.prior else 'no':<5} {row.seed:>4} {row.before:>6.3f} -> {row.after:.3f} "
-        f"({row.real:.3f})  {row.way:>5.2f} [{row.way_low:.2f}, {row.way_high:.2f}]  {row.colour_before * 100:>3.0f} -> "
-        f"{row.colour_after * 100:>3.0f}  {row.drift:.3f}  {row.best_step!s:>4}  {row.seconds:>5.0f} s  {row.bytes:,}"
+        f"({row.real:.3f})  {row.way:>5.2f} [{row.way_low:.2f}, {row.way_high:.2f}]  "
+        f"{row.colour_before * 100:>3.0f} -> {row.colour_after * 100:>3.0f}  {row.drift:.3f}  {row.best_step!s:>4}  {row.seconds:>5.0f} s  {row.bytes:,}"
     )
 
 
@@ -234,6 +233,7 @@ def run_all(jobs: Sequence[tuple[Path, int, bool]], work: Path, at_once: int) ->
         while waiting and len(running) < at_once:
             folder, seed, prior = waiting.pop(0)
             command = [sys.executable, __file__, "--work", str(work), "--one", str(folder), "--seeds", str(seed)]
+            command += [] if prior else ["--alone"]
             with (work / f"{run_name(folder, seed, prior=prior)}.log").open("wb") as log:
                 environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
                 running.append(
