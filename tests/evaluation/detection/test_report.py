@@ -55,11 +55,24 @@ def photograph(index):
 
 def about(text="blood cells"):
     return DetectionAbout(
-        name=text, program="visionpeft 0.2.0", base={"id": text}, method="lora", adapter={"targets": text},
-        trainable_parameters=30, total_parameters=1000, adapter_bytes=1_400_000, seconds={text: 75.0}, pictures={"train": 5, "test": 12},
-        counts={"train": dict.fromkeys(LABELS, 7777)}, leaks=(text,), faults=(text,), warnings=(text,), settings=text,
-        machine={"device": text}, versions={"torch": "2.13.0"},
-    )  # fmt: skip
+        name=text,
+        program="visionpeft 0.2.0",
+        base={"id": text},
+        method="lora",
+        adapter={"targets": text},
+        trainable_parameters=30,
+        total_parameters=1000,
+        adapter_bytes=1_400_000,
+        seconds={text: 75.0},
+        pictures={"train": 5, "test": 12},
+        counts={"train": dict.fromkeys(LABELS, 7777)},
+        leaks=(text,),
+        faults=(text,),
+        machine={"device": text},
+        versions={"torch": "2.13.0"},
+        warnings=(text,),
+        settings=text,
+    )
 
 
 @pytest.fixture(scope="module")

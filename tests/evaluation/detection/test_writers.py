@@ -72,5 +72,5 @@ def test_pictures_are_written_with_their_boxes(tmp_path):
 
 
 def test_names_of_pictures_differ_and_stay_in_the_folder():
-    names = picture_names(["a.jpg", "a.png", "../../up.jpg", "/root.jpg", "c\\d.jpg", "e/f.jpg"])
-    assert names == ["a.jpg.png", "a.png.png", "up.png", "root.png", "c__d.png", "e__f.png"]
+    names = picture_names(["a.jpg", "a.png", "../../up.jpg", "/top.jpg", "c\\d.jpg", "e/f.jpg"])
+    assert names == ["a.jpg.png", "a.png.png", "up.png", "top.png", "c__d.png", "e__f.png"]

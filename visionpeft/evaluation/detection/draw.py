@@ -64,24 +64,21 @@ def outcomes(scene: Scene, found: Detections, labels: Sequence[str], threshold: 
     kept = found.above(threshold)
     match = matched(scene, kept)
     drawn: list[Drawn] = []
-    for hit, box, score, label in zip(match.hits, kept.boxes, kept.scores, kept.labels, strict=True):
+    for hit, box, score, label in zip(match.hits, kept.boxes, kept.scores, kept.labels.tolist(), strict=True):
         if hit > -2:
             mark = HIT if hit >= 0 else ALARM
             drawn.append(Drawn(corners(box), mark, f"{labels[label]} {score:.2f}", float(score)))
     drawn.sort(key=lambda item: item.mark is ALARM)
-    missed = np.flatnonzero(~match.found & ~scene.crowd)
-    return drawn + [Drawn(corners(scene.boxes[i]), MISS, labels[scene.labels[i]]) for i in missed]
+    missed = ~match.found & ~scene.crowd
+    pairs = zip(scene.boxes[missed], scene.labels[missed].tolist(), strict=True)
+    return drawn + [Drawn(corners(box), MISS, labels[int(label)]) for box, label in pairs]
 
 
 def predictions(found: Detections, labels: Sequence[str]) -> list[Drawn]:
     """Return what to draw where nothing is known but what was found: a colour a class, with its score."""
     parts = zip(found.boxes, found.scores, found.labels.tolist(), strict=True)
-    return [
-        Drawn(
-            corners(box), Mark(labels[k], PALETTE[k % len(PALETTE)], "solid"), f"{labels[k]} {score:.2f}", float(score)
-        )
-        for box, score, k in parts
-    ]
+    marks = [Mark(label, PALETTE[k % len(PALETTE)], "solid") for k, label in enumerate(labels)]
+    return [Drawn(corners(box), marks[k], f"{labels[k]} {score:.2f}", float(score)) for box, score, k in parts]
 
 
 def corners(box: NDArray[np.float32]) -> Corners:
@@ -170,7 +167,7 @@ def _tags(
 def _free_place(
     box: tuple[float, ...], extent: tuple[float, float], size: tuple[int, int], taken: Sequence[Corners]
 ) -> Corners:
-    """Where words of ``extent`` stand: the first place at the box, or farther above it, that is free; else the first."""
+    """Where words of ``extent`` stand: the first free place at the box or farther above it, else the first of all."""
     width, height = extent
     left, top, right, bottom = box
     spots = [

@@ -30,8 +30,8 @@ def coco_tables(found: Sequence[Detections], sizes: Sequence[Size], labels: Sequ
     Ids count from 1, categories in the order of ``labels``. ``annotations`` alone is what ``loadRes`` takes.
     """
     parts = list(enumerate(zip(found, sizes, strict=True), 1))
-    rows = [
-        {"image_id": image, "category_id": int(label) + 1, "bbox": _corner_and_size(box), "score": score}
+    rows: list[dict[str, Any]] = [
+        {"image_id": image, "category_id": label + 1, "bbox": _corner_and_size(box), "score": score}
         for image, (detections, _) in parts
         for label, score, box in _items(detections)
     ]
