@@ -282,7 +282,7 @@ def test_the_packed_folder_is_the_model_in_half_precision(detector: RTDetrV2ForO
     with torch.no_grad():
         before, after = (feature_maps(model.eval(), pixels) for model in (detector, loaded))
     for one, other in zip(before, after, strict=True):
-        torch.testing.assert_close(one, other, atol=0.1, rtol=0.02)
+        assert (one - other).norm() < 0.01 * one.norm()
 
 
 @pytest.mark.skipif(not (ASSET / "model.safetensors").exists(), reason="the detector has not been made yet")
