@@ -150,31 +150,37 @@ def pack(weights: dict[str, Tensor], classes: list[str], folder: Path) -> None:
         raise ValueError(f"the weights are too large: {size} bytes, more than {LIMIT}")
 
 
-def measure(
-    folder: Path, sprites: Sprites, count: int, seed: int, device: torch.device, work: Path
-) -> dict[str, float]:
-    """Figures of the folder on ``count`` new scenes of trained things and as many of held-out ones; a sheet of 25."""
-    model = RTDetrV2ForObjectDetection.from_pretrained(folder).to(device).eval()
-    classes = [model.config.id2label[index] for index in range(model.config.num_labels)]
+def new_scenes(sprites: Sprites, classes: list[str], count: int, seed: int, device: torch.device) -> dict[str, Scenes]:
+    """``count`` new scenes of trained things, and as many of held-out ones."""
     everything = np.arange(len(sprites.names))
-    parts = {"": everything[: sprites.trained], "held_out_": everything[sprites.trained :]}
-    found: dict[str, float] = {"scenes": count}
-    for offset, (name, concepts) in enumerate(parts.items(), 1):
-        scenes = crowd_scenes(sprites, concepts, classes, count, seed + 1_000_000 * offset, device)
-        found |= {name + key: round(value, 4) for key, value in figures(model, scenes).items()}
-        some = torch.linspace(0, count - 1, min(25, count), device=device).round().long()
-        sheet(model, scenes.rows(some), classes).save(work / f"detr_{name}samples.png", optimize=True)
-    return found
+    return {
+        "": crowd_scenes(sprites, everything[: sprites.trained], classes, count, seed + 1_000_000, device),
+        "held_out_": crowd_scenes(sprites, everything[sprites.trained :], classes, count, seed + 2_000_000, device),
+    }
 
 
-def write_card(folder: Path, found: dict[str, float], step: int, batch: int) -> None:
+def write_measure(folder: Path, scenes: dict[str, Scenes], about: dict[str, float | str], work: Path) -> None:
+    """Measure the folder as it is shipped: figures, printed and in the card, and sheets of 25 scenes."""
+    model = RTDetrV2ForObjectDetection.from_pretrained(folder).to(scenes[""].boxes.device).eval()
+    found = about | {"scenes": len(scenes[""])}
+    for name, some in scenes.items():
+        found |= {name + key: round(value, 4) for key, value in figures(model, some).items()}
+    print(json.dumps(found), flush=True)
+    (work / "detr.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_card(folder, found)
+    classes = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    for name, some in scenes.items():
+        rows = torch.linspace(0, len(some) - 1, min(25, len(some)), device=some.boxes.device).round().long()
+        sheet(model, some.rows(rows), classes).save(work / f"detr_{name}samples.png", optimize=True)
+
+
+def write_card(folder: Path, found: dict[str, float | str]) -> None:
     """The model card with its figures."""
-    values = {name: f"{value:.3f}" if isinstance(value, float) else f"{value:,}" for name, value in found.items()}
     text = Path(__file__).with_name("detr_card.md").read_text()
-    values |= {"steps": f"{step:,}", "batch": str(batch)}
-    values["bytes"] = f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f}"
-    for name, value in values.items():
-        text = text.replace("{" + name + "}", value)
+    found = found | {"bytes": f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f}"}
+    for name, value in found.items():
+        shown = f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        text = text.replace("{" + name + "}", shown)
     (folder / "README.md").write_text(text)
 
 
@@ -221,10 +227,10 @@ def main() -> None:
         options.work, options.out, sprites, budget, device, batch=options.batch, pool=options.pool,
         seed=options.seed, recorded=not options.eager,
     )  # fmt: skip
-    found = measure(options.out, sprites, options.count, options.seed, device, options.work)
-    print(json.dumps(found | {"steps": step}), flush=True)
-    (options.work / "detr.json").write_text(json.dumps(found | {"steps": step, "batch": options.batch}) + "\n")
-    write_card(options.out, found, step, options.batch)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    about = {"steps": step, "batch": options.batch, "seed": options.seed, "device": name}
+    scenes = new_scenes(sprites, sorted(set(sprites.class_words)), options.count, options.seed, device)
+    write_measure(options.out, scenes, about, options.work)
 
 
 if __name__ == "__main__":

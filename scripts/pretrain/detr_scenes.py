@@ -191,15 +191,15 @@ class CrowdComposer:
     """Paints crowds on a device and finds their boxes."""
 
     def __init__(self, sprites: Sprites, device: torch.device, side: int = SIDE) -> None:
-        rgba = torch.from_numpy(sprites.rgba).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+        rgba = torch.from_numpy(sprites.rgba).to(device).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
         sharp = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
         # Small things are sampled from blurred copies, as from a mipmap; all of one size, so one gather serves them.
         levels = [sharp] + [
             F.interpolate(F.avg_pool2d(sharp, 2**level), size=sharp.shape[-2:], mode="bilinear")
             for level in range(1, LEVELS)
         ]
-        self.atlas = torch.stack(levels, dim=1).flatten(0, 1).to(device)
-        self.area = sharp[:, 3].mean((1, 2)).to(device)  # share of its square that a sprite covers
+        self.atlas = torch.stack(levels, dim=1).flatten(0, 1)
+        self.area = sharp[:, 3].mean((1, 2))  # share of its square that a sprite covers
         self.device, self.side, self.detail = device, side, sharp.shape[-1] / side
         axis = (torch.arange(side, device=device, dtype=torch.float32) + 0.5) / side
         self.y, self.x = torch.meshgrid(axis, axis, indexing="ij")
@@ -216,14 +216,18 @@ class CrowdComposer:
         clear = torch.ones(count, 1, self.side, self.side, device=self.device)
         boxes = torch.zeros(count, things, 4, device=self.device)
         painted = torch.zeros(count, things, dtype=torch.bool, device=self.device)
-        for thing in range(int((crowds.sprite >= 0).sum(1).max())):
-            sprite = self._thing(crowds, thing)
-            seen = sprite[:, 3] * clear[:, 0]
-            boxes[:, thing] = extent(seen > SEEN)
-            painted[:, thing] = self._visible(crowds, thing, seen, boxes[:, thing])
-            sprite = sprite * (crowds.opacity[:, thing] * painted[:, thing])[:, None, None, None]
-            picture += sprite[:, :3] * clear
-            clear = clear * (1 - sprite[:, 3:])
+        number = (crowds.sprite >= 0).sum(1).tolist()
+        for thing in range(max(number)):
+            # Crowds come in the order of how many things they hold, so few scenes are painted in vain.
+            rows = slice(next(row for row, things in enumerate(number) if things > thing), None)
+            some, light = crowds.rows(rows), clear[rows]
+            sprite = self._thing(some, thing)
+            seen = sprite[:, 3] * light[:, 0]
+            boxes[rows, thing] = extent(seen > SEEN)
+            painted[rows, thing] = self._visible(some, thing, seen, boxes[rows, thing])
+            sprite *= (some.opacity[:, thing] * painted[rows, thing])[:, None, None, None]
+            picture[rows] += sprite[:, :3] * light
+            light *= 1 - sprite[:, 3:]
         return (picture + self.ground(crowds, noise) * clear).clamp(0, 1), boxes, painted
 
     def ground(self, crowds: Crowds, noise: torch.Generator) -> Tensor:
