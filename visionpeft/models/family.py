@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import Any
@@ -26,11 +26,17 @@ class Targeting:
         semantic: semantic name -> a regular expression of canonical paths.
         head: a regular expression of what "all-linear" leaves out.
         actual: from canonical to this library version's paths: (module -> (pattern, replacement) pairs).
+        token_layers: a regular expression of the canonical paths of the encoder's layers, which pass tokens on.
+        prefix_tokens: module -> how many tokens (class token, registers) stand before those of the patches.
+        fixed: a regular expression of parameters ("decoder.up") that never train.
     """
 
     semantic: Mapping[str, str]
     head: str = r"(?!)"
     actual: Callable[[nn.Module], tuple[Rename, ...]] = lambda _: ()
+    token_layers: str = r"(?!)"  # noqa: S105 (no password)
+    prefix_tokens: Callable[[nn.Module], int] = lambda _: 1
+    fixed: str = r"(?!)"
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,27 @@ class Family:
         renames = self.components[component].actual(module)
         actual = [path for path, child in module.named_modules() if isinstance(child, nn.Linear | nn.Conv2d)]
         return {_canonical(path, renames): path for path in actual}
+
+    def modules(self, component: str, module: nn.Module) -> dict[str, tuple[str, ...]]:
+        """Canonical path -> actual paths of every module; several where one module is reached in several ways."""
+        renames = self.components[component].actual(module)
+        reached: dict[nn.Module, list[str]] = {}
+        for path, child in module.named_modules(remove_duplicate=False):
+            reached.setdefault(child, []).append(path)
+        return {_canonical(paths[0], renames): tuple(paths) for paths in reached.values()}
+
+    def token_layers(self, component: str, paths: Iterable[str]) -> list[str]:
+        """Those of the canonical paths that are layers of tokens, in order; none where the family tells of none."""
+        pattern = self.components[component].token_layers
+        return [path for path in paths if re.search(pattern, path)]
+
+    def prefix_tokens(self, component: str, module: nn.Module) -> int:
+        """How many tokens stand before the picture's."""
+        return self.components[component].prefix_tokens(module)
+
+    def fixed(self, component: str, parameter: str) -> bool:
+        """Whether a parameter, by canonical path, never trains."""
+        return re.search(self.components[component].fixed, parameter) is not None
 
     def resolve(self, component: str, layers: Mapping[str, nn.Module], targets: Targets) -> list[str]:
         """The canonical paths that targets name, in the order of `layers`.

@@ -47,6 +47,7 @@ VIT = Family(
             },
             head=r"(^|\.)(classifier|pooler\.dense)$",
             actual=_renames,
+            token_layers=r"(^|\.)layers\.\d+$",  # noqa: S106 (no password)
         )
     },
     _model,
