@@ -90,7 +90,7 @@ def _tell(result: Any, json: bool) -> None:
         elif name == "exports":
             paths |= {f"for {kind}": here(path) for kind, path in value.items()}
     rows(paths)
-    figures: Mapping[str, float] = getattr(result, "metrics", {})
+    figures: Mapping[str, float] = result.metrics
     if figures:
         typer.echo()
         rows({name: f"{value:.3f}" for name, value in figures.items()})

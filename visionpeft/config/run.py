@@ -30,6 +30,15 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
         default="never", description="never, auto (go on from the newest whole checkpoint, or begin) or a checkpoint."
     )
 
+    @property
+    def preview_every(self) -> int:
+        """Steps between previews; 0: none."""
+        return 0
+
+    def parts(self) -> tuple[RunConfig, ...]:
+        """The runs that this one consists of, one a fold for example; none where it is a single run."""
+        return ()
+
 
 class DreamBoothRun(RunConfig, frozen=True, extra="forbid"):
     """A subject learned from a few pictures."""
@@ -38,6 +47,11 @@ class DreamBoothRun(RunConfig, frozen=True, extra="forbid"):
     data: DreamBoothData = Field(description="The pictures and their prompts.")
     preview: PreviewConfig | None = Field(default=None, description="Pictures made while training; null: none.")
     score: ScoreConfig = Field(default=ScoreConfig(), description="Scores taken while training.")
+
+    @property
+    def preview_every(self) -> int:
+        """Steps between previews; 0: none."""
+        return self.preview.every if self.preview else 0
 
     @model_validator(mode="before")
     @classmethod
