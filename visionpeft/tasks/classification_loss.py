@@ -7,18 +7,13 @@ loss takes targets [N, C] in [0, 1], each class by itself. Logits of an ordinal 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-class Terms(NamedTuple):
-    """What a loss gives, scalars on the device: the sum of its terms and their count (of weights, where there are)."""
-
-    loss_sum: Tensor
-    count: Tensor
+Terms = tuple[Tensor, Tensor]
+"""What a loss gives, scalars on the device: the sum of its terms and their count (of weights, where there are)."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor, smoothing: float = 0.0) -> Terms:
@@ -34,7 +29,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor, smoothing: f
     """
     smooth = targets * (1.0 - smoothing) + smoothing / targets.shape[1]
     losses = -(weights * smooth * F.log_softmax(_exact(logits), dim=1))
-    return Terms(losses.sum(), (weights * targets).sum())
+    return losses.sum(), (weights * targets).sum()
 
 
 def focal(logits: Tensor, targets: Tensor, weights: Tensor, gamma: float) -> Terms:
@@ -49,7 +44,7 @@ def focal(logits: Tensor, targets: Tensor, weights: Tensor, gamma: float) -> Ter
     logs = F.log_softmax(_exact(logits), dim=1)
     # 1 - p as -expm1(log p): exact where p is nearly 1; above 0, so that its power has a slope
     missing = (-torch.expm1(logs)).clamp(min=1e-12)
-    return Terms(-(weights * targets * missing.pow(gamma) * logs).sum(), (weights * targets).sum())
+    return -(weights * targets * missing.pow(gamma) * logs).sum(), (weights * targets).sum()
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor, smoothing: float = 0.0) -> Terms:
@@ -65,7 +60,7 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor, smoot
     """
     smooth = targets * (1.0 - smoothing) + smoothing / 2
     positive, negative = _log_sigmoids(logits)
-    return Terms(-(weights * smooth * positive + (1 - smooth) * negative).sum(), _number(targets))
+    return -(weights * smooth * positive + (1 - smooth) * negative).sum(), _number(targets)
 
 
 def binary_focal(logits: Tensor, targets: Tensor, weights: Tensor, gamma: float) -> Terms:
@@ -80,7 +75,7 @@ def binary_focal(logits: Tensor, targets: Tensor, weights: Tensor, gamma: float)
     positive, negative = _log_sigmoids(logits)
     present = weights * targets * (gamma * negative).exp() * positive
     absent = (1 - targets) * (gamma * positive).exp() * negative
-    return Terms(-(present + absent).sum(), _number(targets))
+    return -(present + absent).sum(), _number(targets)
 
 
 def asymmetric(
@@ -105,7 +100,7 @@ def asymmetric(
     focus = shifted.clamp(min=1e-12).pow(gamma_negative)
     # log(1 - p) itself where there is no margin: 1 - p in float32 is 0 for a confident mistake
     absent = torch.log1p(-shifted) if margin else negative
-    return Terms(-(present + (1 - targets) * focus * absent).sum(), _number(targets))
+    return -(present + (1 - targets) * focus * absent).sum(), _number(targets)
 
 
 def _exact(logits: Tensor) -> Tensor:
