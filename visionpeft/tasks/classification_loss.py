@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 Terms = tuple[Tensor, Tensor]
 """What a loss gives, scalars on the device: the sum of its terms and their count (of weights, where there are)."""
 
