@@ -1,0 +1,162 @@
+"""A classifier in use: pictures in, logits and answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from visionpeft.data.classification.labelled import LabelledPictures
+from visionpeft.evaluation.classification.predictions import POSITIVE, Predictions
+from visionpeft.inference.about import ClassifierAbout
+from visionpeft.inference.ordinal import ordinal_logits
+from visionpeft.models.vision import VisionBase, class_logits
+from visionpeft.progress import SILENT, Progress
+
+_READERS = 2
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a classifier says of one picture.
+
+    Attributes:
+        labels: the answer: one label; of multilabel pictures those from their thresholds on, maybe none.
+        probabilities: label -> probability, calibrated where a temperature was fitted.
+    """
+
+    labels: tuple[str, ...]
+    probabilities: dict[str, float]
+
+
+@dataclass
+class Classifier:
+    """A base with an active adapter and its head.
+
+    Attributes:
+        base: the model.
+        about: labels, preprocessing, thresholds.
+    """
+
+    base: VisionBase
+    about: ClassifierAbout
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return the logits [N, C] of pixels [N, 3, H, W]; those of an ordinal head are the classes' log shares."""
+        found = class_logits(self.base, pixels)
+        return ordinal_logits(found) if self.about.kind == "ordinal" else found
+
+    @torch.no_grad()
+    def logits_of(self, images: Sequence[Image.Image], *, tta: bool = False) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return the logits [N, C] of pictures, float64.
+
+        Args:
+            images: RGB.
+            tta: the mean over each picture and its mirror image.
+        """
+        found = self._seen(images)
+        if tta:
+            found = (found + self._seen([ImageOps.mirror(image) for image in images])) / 2
+        return found
+
+    def _seen(self, images: Sequence[Image.Image]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        device = next(self.base.model.parameters()).device
+        pixels = self.about.preprocessing.pixels(images).to(device)
+        return self.logits(pixels).double().cpu().numpy()
+
+    def predictions(
+        self,
+        pictures: LabelledPictures,
+        *,
+        batch_size: int = 64,
+        tta: bool = False,
+        label: str = "predicting",
+        progress: Progress = SILENT,
+    ) -> Predictions:
+        """Return what it says of labelled pictures beside what is true of them.
+
+        Args:
+            pictures: with the classifier's labels.
+            batch_size: pictures at a time.
+            tta: see ``logits_of``.
+            label: of the progress bar.
+            progress: where it is shown.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
+        found: list[np.ndarray[Any, np.dtype[np.float64]]] = []
+        with progress.phase(label, len(pictures)) as bar:
+            for images in _batches(pictures, batch_size):
+                found.append(self.logits_of(images, tta=tta))
+                bar.advance(len(images))
+        return Predictions(
+            names=tuple(example.name for example in pictures.examples),
+            logits=np.concatenate(found),
+            targets=pictures.targets(),
+            labels=pictures.labels,
+            kind=pictures.kind,
+            columns=columns_of(pictures),
+        )
+
+    def answers(self, logits: np.ndarray[Any, np.dtype[np.float64]]) -> list[Answer]:
+        """Return the answers that logits [N, C] mean, by temperature and thresholds."""
+        targets = np.zeros(logits.shape if self.about.kind == "multilabel" else len(logits), dtype=np.int64)
+        names = tuple(str(row) for row in range(len(logits)))
+        raw = Predictions(names, logits, targets, self.about.labels, self.about.kind)
+        calibrated = Predictions(names, logits / self.about.temperature, targets, self.about.labels, self.about.kind)
+        return [
+            Answer(self._decided(plain), dict(zip(self.about.labels, map(float, shown), strict=True)))
+            for plain, shown in zip(raw.probabilities, calibrated.probabilities, strict=True)
+        ]
+
+    def _decided(self, probabilities: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[str, ...]:
+        """Thresholds were chosen on probabilities as the model gives them, before any temperature."""
+        labels, thresholds = self.about.labels, self.about.thresholds
+        if self.about.kind == "multilabel":
+            pairs = zip(labels, probabilities, strict=True)
+            return tuple(label for label, probability in pairs if probability >= thresholds.get(label, 0.5))
+        if self.about.kind == "binary":
+            yes = probabilities[POSITIVE] >= thresholds.get(labels[POSITIVE], 0.5)
+            return (labels[POSITIVE if yes else 1 - POSITIVE],)
+        return (labels[int(probabilities.argmax())],)
+
+
+class LogitsModule(nn.Module):
+    """A classifier as a module of pixels [N, 3, H, W] -> logits [N, C], for other runtimes."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.model = classifier.base.model
+        self._classifier = classifier
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the logits."""
+        return self._classifier.logits(pixels)
+
+
+def columns_of(pictures: LabelledPictures) -> dict[str, tuple[str, ...]]:
+    """Return what else is known of pictures, by column; "" where unknown; the patient is a column too."""
+    names = dict.fromkeys(name for example in pictures.examples for name in example.columns)
+    columns = {name: tuple(example.columns.get(name, "") for example in pictures.examples) for name in names}
+    if any(example.patient is not None for example in pictures.examples):
+        columns["patient"] = tuple(example.patient or "" for example in pictures.examples)
+    return columns
+
+
+def _batches(pictures: LabelledPictures, size: int) -> Iterator[list[Image.Image]]:
+    """Pictures in order, those of the next batch being read meanwhile."""
+    starts = range(0, len(pictures), size)
+    with ThreadPoolExecutor(_READERS, "pictures") as pool:
+        coming = [pool.submit(pictures.image, index) for index in range(min(size, len(pictures)))]
+        for start in starts:
+            ready = coming
+            after = range(start + size, min(start + 2 * size, len(pictures)))
+            coming = [pool.submit(pictures.image, index) for index in after]
+            yield [future.result() for future in ready]
