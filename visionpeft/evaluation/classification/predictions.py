@@ -80,8 +80,10 @@ class Predictions:
         logits = self.logits.astype(np.float64)
         if self.kind == "multilabel":
             return logits
-        rest = [logsumexp(np.delete(logits, column, axis=1), axis=1) for column in self.asked]
-        return logits[:, self.asked] - np.stack(rest, axis=1)
+        # shifted and sorted, so that what is equal on paper is equal to the last bit: ties count half in an AUC
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        rest = [logsumexp(np.sort(np.delete(shifted, column, axis=1), axis=1), axis=1) for column in self.asked]
+        return shifted[:, self.asked] - np.stack(rest, axis=1)
 
     def column(self, name: str) -> tuple[str, ...]:
         """Return a column.
