@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from visionpeft.data.classification.settings import LabelKind
+from visionpeft.data.classification.settings import IntensityConfig, LabelKind, VolumeConfig
 from visionpeft.errors import AdapterError
 from visionpeft.models.preprocess import Preprocessing
 
@@ -36,6 +36,8 @@ class ClassifierAbout(_About):
         kind: what a label is.
         thresholds: label -> the probability from which on it is answered with yes, chosen on validation; those that
             are not named are not asked for.
+        intensity: how values of more than 8 bits became grey.
+        volumes: which pictures of a file with several were taken.
         temperature: what logits are divided by to make calibrated probabilities; 1 where it was not fitted.
     """
 
@@ -43,6 +45,8 @@ class ClassifierAbout(_About):
     kind: LabelKind
     thresholds: dict[str, Annotated[float, Field(ge=0, le=2)]] = {}
     temperature: float = Field(default=1.0, gt=0)
+    intensity: IntensityConfig = IntensityConfig()
+    volumes: VolumeConfig = VolumeConfig()
 
 
 class DetectorAbout(_About):

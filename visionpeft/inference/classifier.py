@@ -13,8 +13,11 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from visionpeft.data.classification.labelled import LabelledPictures
+from visionpeft.errors import ConfigError
 from visionpeft.evaluation.classification.predictions import POSITIVE, Predictions
 from visionpeft.inference.about import ClassifierAbout
+from visionpeft.inference.annotate import captioned
+from visionpeft.inference.model import Options
 from visionpeft.inference.ordinal import ordinal_logits
 from visionpeft.models.vision import VisionBase, class_logits
 from visionpeft.progress import SILENT, Progress
@@ -33,6 +36,19 @@ class Answer:
 
     labels: tuple[str, ...]
     probabilities: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"labels": list(self.labels), "probabilities": self.probabilities}
+
+    def as_rows(self) -> list[dict[str, str | float]]:
+        """Return it as one row of a table."""
+        return [{"label": "|".join(self.labels), **{f"p({name})": p for name, p in self.probabilities.items()}}]
+
+    def drawn(self, image: Image.Image) -> Image.Image:
+        """Return the picture with the answer below it."""
+        said = ", ".join(f"{label} {self.probabilities[label]:.1%}" for label in self.labels)
+        return captioned(image, said or "none")
 
 
 @dataclass
@@ -105,20 +121,41 @@ class Classifier:
             columns=columns_of(pictures),
         )
 
-    def answers(self, logits: np.ndarray[Any, np.dtype[np.float64]]) -> list[Answer]:
-        """Return the answers that logits [N, C] mean, by temperature and thresholds."""
+    def say(self, images: Sequence[Image.Image], options: Options) -> list[Answer]:
+        """Return the answer to each picture.
+
+        Raises:
+            ConfigError: tiles, or a threshold where the likeliest label is the answer.
+        """
+        if options.tile is not None:
+            raise ConfigError("tiles are for detectors, and this adapter is a classifier: leave --tile away.")
+        if options.threshold is not None and self.about.kind not in ("binary", "multilabel"):
+            raise ConfigError(f"the labels are {self.about.kind}: the likeliest is the answer, without a threshold.")
+        return self.answers(self.logits_of(images, tta=options.tta), options.threshold)
+
+    def exported(self) -> tuple[nn.Module, tuple[str, ...]]:
+        """Return a module of pixels [N, 3, H, W] -> logits [N, C], and the name of its output."""
+        return LogitsModule(self).eval(), ("logits",)
+
+    def answers(
+        self, logits: np.ndarray[Any, np.dtype[np.float64]], threshold: float | None = None
+    ) -> list[Answer]:
+        """Return the answers that logits [N, C] mean, by temperature and thresholds, or by one for all."""
         targets = np.zeros(logits.shape if self.about.kind == "multilabel" else len(logits), dtype=np.int64)
         names = tuple(str(row) for row in range(len(logits)))
         raw = Predictions(names, logits, targets, self.about.labels, self.about.kind)
         calibrated = Predictions(names, logits / self.about.temperature, targets, self.about.labels, self.about.kind)
         return [
-            Answer(self._decided(plain), dict(zip(self.about.labels, map(float, shown), strict=True)))
+            Answer(self._decided(plain, threshold), dict(zip(self.about.labels, map(float, shown), strict=True)))
             for plain, shown in zip(raw.probabilities, calibrated.probabilities, strict=True)
         ]
 
-    def _decided(self, probabilities: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[str, ...]:
+    def _decided(
+        self, probabilities: np.ndarray[Any, np.dtype[np.float64]], threshold: float | None
+    ) -> tuple[str, ...]:
         """Thresholds were chosen on probabilities as the model gives them, before any temperature."""
-        labels, thresholds = self.about.labels, self.about.thresholds
+        labels = self.about.labels
+        thresholds = self.about.thresholds if threshold is None else dict.fromkeys(labels, threshold)
         if self.about.kind == "multilabel":
             pairs = zip(labels, probabilities, strict=True)
             return tuple(label for label, probability in pairs if probability >= thresholds.get(label, 0.5))

@@ -96,8 +96,9 @@ class Classification:
         self._weights = class_weights(self._learning.class_weights, train)
         objective(self._learning.loss, train.kind, self._weights)  # refuses what does not fit before work begins
         about = ClassifierAbout(
-            labels=train.labels, kind=train.kind, preprocessing=base.preprocessing, scratch=scratch
-        )
+            labels=train.labels, kind=train.kind, preprocessing=base.preprocessing, scratch=scratch,
+            intensity=data.intensity, volumes=data.volumes,
+        )  # fmt: skip
         self.classifier = Classifier(base, about)
         self.manager = manage(base)
         # an ordinal head has a threshold between each two labels

@@ -29,7 +29,7 @@ class ClassifyData(PicturesConfig):
 
     split: SplitConfig = Field(default=SplitConfig(), description="What is trained on, validated and tested on.")
     folds: int | None = Field(
-        default=None, ge=2, le=100, description="Cross-validation by patient in so many parts, one run each; null: no."
+        default=None, ge=3, le=100, description="Cross-validation by patient in so many parts, one run each; null: no."
     )
     fold: int | None = Field(
         default=None, ge=1, description="Which one of the folds is left out, from 1; null: all, one after the other."
