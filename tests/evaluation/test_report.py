@@ -12,9 +12,9 @@ from PIL import Image, PngImagePlugin
 
 from tests.evaluation.runs import HOSTILE, make_run, picture
 from visionpeft.errors import DataError, FileFormatError
-from visionpeft.evaluation.report import data_uri, preview_table, render, write_report
+from visionpeft.evaluation.page import data_uri, spell_bytes, spell_number, spell_seconds
+from visionpeft.evaluation.report import preview_table, render, write_report
 from visionpeft.evaluation.report_data import FileProof, Outcome, Picture, Preview, ProgramRow, ReportData, from_run
-from visionpeft.evaluation.report_figures import spell_bytes, spell_number, spell_seconds
 
 _VOID = {"meta", "img", "br", "link"}
 
