@@ -45,10 +45,13 @@ class Answer:
         """Return it as one row of a table."""
         return [{"label": "|".join(self.labels), **{f"p({name})": p for name, p in self.probabilities.items()}}]
 
+    def as_words(self) -> list[str]:
+        """Return the labels with their probabilities in per cent."""
+        return [f"{label} {self.probabilities[label]:.1%}" for label in self.labels]
+
     def drawn(self, image: Image.Image) -> Image.Image:
         """Return the picture with the answer below it."""
-        said = ", ".join(f"{label} {self.probabilities[label]:.1%}" for label in self.labels)
-        return captioned(image, said or "none")
+        return captioned(image, ", ".join(self.as_words()) or "none")
 
 
 @dataclass

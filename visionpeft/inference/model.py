@@ -38,6 +38,10 @@ class Said(Protocol):
         """Return it as rows of a table."""
         ...
 
+    def as_words(self) -> list[str]:
+        """Return it in a few words, one entry a label or a detection."""
+        ...
+
     def drawn(self, image: Image.Image) -> Image.Image:
         """Return the picture with what is said of it."""
         ...

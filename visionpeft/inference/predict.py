@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from visionpeft import safefile
 from visionpeft.data.cache import make_folder
-from visionpeft.errors import ConfigError, DataError, OutputError
+from visionpeft.errors import ConfigError, DataError, OutputError, did_you_mean
 from visionpeft.inference.about import About, ClassifierAbout, read_about
 from visionpeft.inference.model import Model, Options, Said
 from visionpeft.progress import SILENT, Progress
@@ -189,6 +189,18 @@ def _as_csv(said: Mapping[str, Said]) -> str:
 
 WRITERS: dict[str, Callable[[Mapping[str, Said]], str]] = {"json": _as_json, "csv": _as_csv}
 """Format -> the text of a file with all answers."""
+
+
+def format_named(name: str) -> Format:
+    """Return the format that a user names.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    formats: dict[str, Format] = {"json": "json", "csv": "csv", "pictures": "pictures"}
+    if name not in formats:
+        raise ConfigError(f"--format '{name}': one of {', '.join(formats)}.{did_you_mean(name, formats)}")
+    return formats[name]
 
 
 def _save(picture: Image, folder: Path, name: str) -> Path:
