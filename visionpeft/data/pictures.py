@@ -19,6 +19,8 @@ from visionpeft.errors import DataError, did_you_mean
 from visionpeft.progress import SILENT, Progress
 
 Reduce = Callable[[Image.Image], Image.Image]
+Deep = Callable[[Image.Image, Path], Image.Image]
+"""Brings a picture with more than 8 bits a value (mode I or F) to 8 bits; returns any other as it is."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
 NEEDS_CONVERSION = frozenset({".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw"})
@@ -95,7 +97,21 @@ def load(path: str | Path) -> Picture:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.{_nearest(path)}") from error
-    image, transparent = _upright_rgb(_decoded(content, path), path)
+    return decode(content, path)
+
+
+def decode(content: bytes, path: Path, deep: Deep | None = None) -> Picture:
+    """Decode and check a picture whose bytes are at hand, as :func:`load` does.
+
+    Args:
+        content: of the picture's file.
+        path: what it is called in messages.
+        deep: how values of more than 8 bits become 8 bits; None divides 16 bits by 257 and refuses 32.
+
+    Raises:
+        DataError: as :func:`read_picture`.
+    """
+    image, transparent = _upright_rgb(_decoded(content, path), path, deep or eight_bit)
     return Picture(path, image, hashlib.sha256(content).hexdigest(), transparent)
 
 
@@ -191,7 +207,7 @@ def _decoded(content: bytes, path: Path) -> Image.Image:
             raise DataError(f"{path} is too large: {_limits()}. Scale it down.") from error
         except _BROKEN as error:
             raise DataError(f"{path} is damaged: {error}. Replace it or take it away.") from error
-        _check_size(image, path)
+        check_size(*image.size, path)
         try:
             image.load()
         except _BROKEN as error:
@@ -214,8 +230,12 @@ def _limits() -> str:
     return f"at most {LARGEST_SIDE:,} pixels a side and {LARGEST_AREA:,} in all can be read"
 
 
-def _check_size(image: Image.Image, path: Path) -> None:
-    width, height = image.size
+def check_size(width: int, height: int, path: Path) -> None:
+    """Refuse a picture that is too large or too small, before it is decoded.
+
+    Raises:
+        DataError: a side under 16 or over 16,384 pixels, or more than 178,956,970 pixels in all.
+    """
     if max(width, height) > LARGEST_SIDE or width * height > LARGEST_AREA:
         raise DataError(f"{path} is too large, {width:,} by {height:,} pixels: {_limits()}. Scale it down.")
     if min(width, height) < SMALLEST_SIDE:
@@ -225,10 +245,10 @@ def _check_size(image: Image.Image, path: Path) -> None:
         )
 
 
-def _upright_rgb(image: Image.Image, path: Path) -> tuple[Image.Image, bool]:
+def _upright_rgb(image: Image.Image, path: Path, deep: Deep) -> tuple[Image.Image, bool]:
     """Return the picture in 8-bit RGB as a viewer shows it on white, and whether any of it was transparent."""
     profile = image.info.get("icc_profile")
-    image = _eight_bit(ImageOps.exif_transpose(image), path)
+    image = deep(ImageOps.exif_transpose(image), path)
     if image.mode == "P" or (image.mode in ("RGB", "L", "1") and "transparency" in image.info):
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     elif image.mode in ("PA", "LA", "La", "RGBa"):
@@ -242,8 +262,12 @@ def _upright_rgb(image: Image.Image, path: Path) -> tuple[Image.Image, bool]:
     return white, True
 
 
-def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
-    """Bring 16-bit grey to 8 bits: v / 257 takes 0..65535 to 0..255."""
+def eight_bit(image: Image.Image, path: Path) -> Image.Image:
+    """Bring 16-bit grey to 8 bits: v / 257 takes 0..65535 to 0..255; any other picture stays as it is.
+
+    Raises:
+        DataError: it holds floating-point or 32-bit numbers.
+    """
     if image.mode == "F":
         raise DataError(f"{path} holds floating-point numbers, not colours: save it as 8-bit PNG or JPEG.")
     if not image.mode.startswith("I"):
