@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from visionpeft.delivery import RunResult, dreambooth
+from visionpeft.delivery import RunResult, classification, detection, dreambooth, folds
 from visionpeft.progress import SILENT, Progress, RecordingProgress
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Job(NamedTuple):
 
 JOBS: dict[str, Job] = {
     "dreambooth": Job(dreambooth.build, dreambooth.deliver),
+    "classify": Job(classification.build, classification.deliver, folds.join),
+    "detect": Job(detection.build, detection.deliver),
 }
 """A row for every task of ``config.TASKS``."""
 

@@ -10,8 +10,11 @@ from pydantic import BaseModel, Field, model_validator
 
 from visionpeft.adapters.spec import AdapterSpec, LoraSpec
 from visionpeft.evaluation.classification.settings import ReportConfig
+from visionpeft.evaluation.detection.settings import DetectionReportConfig
 from visionpeft.evaluation.settings import ScoreConfig
 from visionpeft.tasks.classification_settings import ClassifyData, ClassWeights, CrossEntropyLoss, LossConfig, Metric
+from visionpeft.tasks.detection_settings import DetectData
+from visionpeft.tasks.detection_settings import Metric as DetectionMetric
 from visionpeft.tasks.dreambooth_settings import DreamBoothData, PreviewConfig
 from visionpeft.training.settings import TrainConfig
 
@@ -107,6 +110,32 @@ class ClassifyRun(RunConfig, frozen=True, extra="forbid"):
         return self.model_copy(update={"data": data, "output": self.output / f"fold_{number}"})
 
 
+class DetectRun(RunConfig, frozen=True, extra="forbid"):
+    """A detector of boxes, with its report."""
+
+    task: Literal["detect"] = Field(description="What is learned: detect.")
+    base: str = Field(
+        default="visionpeft/emoji-detr",
+        min_length=1,
+        description="An embedded base, a hub id or a folder of a detector of transformers.",
+    )
+    scratch: bool = Field(default=False, description="Begin with random weights: what the base itself is worth.")
+    data: DetectData = Field(description="The pictures with their boxes, how they are split and varied.")
+    train_boxes: bool = Field(
+        default=True, description="Train the layers that predict boxes too; the class heads are trained always."
+    )
+    metric: DetectionMetric = Field(default="ap", description="What chooses the best step, on validation.")
+    report: DetectionReportConfig = Field(
+        default=DetectionReportConfig(), description="What is measured at the end, and how."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _evaluate(cls, values: Any) -> Any:
+        """Evaluate every 200 steps where nothing else is set."""
+        return with_evaluations(values, 200)
+
+
 def with_evaluations(values: Any, every: int) -> Any:
     """Return a run's values with ``train.evaluate_every`` where that is not set."""
     if not isinstance(values, Mapping):
@@ -117,5 +146,5 @@ def with_evaluations(values: Any, every: int) -> Any:
     return {**values, "train": {**train, "evaluate_every": every}}
 
 
-TASKS: dict[str, type[RunConfig]] = {"dreambooth": DreamBoothRun, "classify": ClassifyRun}
+TASKS: dict[str, type[RunConfig]] = {"dreambooth": DreamBoothRun, "classify": ClassifyRun, "detect": DetectRun}
 """A new task is one row here, its settings class, and its file in tasks/."""

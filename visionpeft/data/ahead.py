@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -56,6 +56,23 @@ class Ahead(Generic[T]):
 
     def _at(self, start: int, count: int) -> list[Draw]:
         return [(p.epoch, p.index) for p in positions(self._seed, self._samples, start, count)]
+
+
+def in_batches(read: Callable[[int], T], count: int, size: int, workers: int = 2) -> Iterator[list[T]]:
+    """Yield what ``read`` gives for 0 to ``count`` - 1, ``size`` at a time, the next batch being read meanwhile.
+
+    Args:
+        read: called on several threads.
+        count: how many there are.
+        size: of a batch.
+        workers: threads.
+    """
+    with ThreadPoolExecutor(workers, "reading") as pool:
+        coming = [pool.submit(read, number) for number in range(min(size, count))]
+        for start in range(0, count, size):
+            ready = coming
+            coming = [pool.submit(read, number) for number in range(start + size, min(start + 2 * size, count))]
+            yield [future.result() for future in ready]
 
 
 class Kept:

@@ -17,7 +17,7 @@ SHORT_COUNT, STEPS, SHORT_STEPS, SIDE = 12, 300, 4, 96
 
 
 def demo(output: Path, *, short: bool = False, progress: Progress = SILENT) -> RunResult | None:
-    """Compose pictures below ``output/pictures``, train a classifier on them, and write adapter and report.
+    """Compose pictures in ``output/pictures``, train a classifier on them, and write adapter and report to ``output``.
 
     Args:
         output: the run's folder; it must not exist yet.
@@ -33,11 +33,11 @@ def demo(output: Path, *, short: bool = False, progress: Progress = SILENT) -> R
     from visionpeft.run import train
 
     counts = dict.fromkeys(COUNTS, SHORT_COUNT) if short else COUNTS
-    folder = new_folder(output)
+    folder = new_folder(output) / "pictures"
     with progress.phase("composing pictures", 1) as bar:
-        table = write_classes(folder / "pictures", counts, SIDE, seed=0)
+        table = write_classes(folder, counts, SIDE, seed=0)
         bar.advance()
-    return train(config_from(demo_settings(table, folder / "run", short=short), name="the demo"), progress=progress)
+    return train(config_from(demo_settings(table, output, short=short), name="the demo"), progress=progress)
 
 
 def demo_settings(table: Path, output: Path, *, short: bool = False) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def demo_settings(table: Path, output: Path, *, short: bool = False) -> dict[str
         "data": {
             "source": {"format": "table", "path": str(table), "patient": "patient"},
             "split": {"fractions": [0.6, 0.2, 0.2]},
-            "augment": {"flip_horizontal": 0.5},
+            "augment": {"flip_horizontal": True},
         },
         "adapter": {"method": "lora", "rank": 8, "targets": "all-linear"},
         "loss": {"kind": "cross-entropy", "smoothing": 0.05},

@@ -6,6 +6,7 @@ and placed turned, scaled, mirrored and partly covered on a ground of its own, a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+
+from visionpeft.data.cache import make_folder
 
 SUBJECTS = ("cactus", "octopus", "owl", "robot", "sailboat")
 CAMERAS = ("sharp", "dark", "blurred")
@@ -172,7 +175,7 @@ def write_classes(folder: Path, counts: Mapping[str, int], side: int, seed: int)
         side: of a picture, in pixels.
         seed: of everything.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     subjects, rows = cutouts(), ["path,label,camera,patient"]
     for place, (name, count) in enumerate(counts.items()):
         for number in range(count):
@@ -182,3 +185,38 @@ def write_classes(folder: Path, counts: Mapping[str, int], side: int, seed: int)
     table = folder / "pictures.csv"
     table.write_text("\n".join(rows) + "\n")
     return table
+
+
+def write_boxes(folder: Path, count: int, side: int, seed: int) -> Path:
+    """Write pictures with one to four subjects each and ``boxes.json`` in COCO's layout, and return its path.
+
+    Args:
+        folder: to write to; it is made.
+        count: of pictures.
+        side: of a picture, in pixels.
+        seed: of everything.
+    """
+    make_folder(folder)
+    subjects = cutouts()
+    images: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    for number in range(count):
+        rng = np.random.Generator(np.random.PCG64([seed, number]))
+        names = [SUBJECTS[place] for place in rng.integers(len(SUBJECTS), size=int(rng.integers(1, 5)))]
+        made = compose(subjects, names, side, scale=(0.15, 0.4), seed=(seed, number, 1))
+        file = f"scene_{number:03d}.png"
+        made.image.save(folder / file)
+        images.append({"id": number, "file_name": file, "width": side, "height": side})
+        objects += [_coco_object(len(objects) + place, number, name, box)
+                    for place, (name, box) in enumerate(zip(made.labels, made.boxes, strict=True))]  # fmt: skip
+    categories = [{"id": place, "name": name} for place, name in enumerate(SUBJECTS)]
+    table = folder / "boxes.json"
+    table.write_text(json.dumps({"images": images, "annotations": objects, "categories": categories}))
+    return table
+
+
+def _coco_object(number: int, image: int, name: str, box: Box) -> dict[str, Any]:
+    left, top, right, bottom = box
+    sides = [left, top, right - left, bottom - top]
+    return {"id": number + 1, "image_id": image, "category_id": SUBJECTS.index(name), "bbox": sides,
+            "area": sides[2] * sides[3], "iscrowd": 0}  # fmt: skip

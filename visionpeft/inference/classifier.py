@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from visionpeft.data.ahead import in_batches
 from visionpeft.data.classification.labelled import LabelledPictures
 from visionpeft.errors import ConfigError
 from visionpeft.evaluation.classification.predictions import POSITIVE, Predictions
@@ -21,8 +21,6 @@ from visionpeft.inference.model import Options
 from visionpeft.inference.ordinal import ordinal_logits
 from visionpeft.models.vision import VisionBase, class_logits
 from visionpeft.progress import SILENT, Progress
-
-_READERS = 2
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,12 @@ class Classifier:
     Attributes:
         base: the model.
         about: labels, preprocessing, thresholds.
+        merge: merges the adapter into the weights for good; None where that is done by someone else.
     """
 
     base: VisionBase
     about: ClassifierAbout
+    merge: Callable[[], None] | None = None
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Return the logits [N, C] of pixels [N, 3, H, W]; those of an ordinal head are the classes' log shares."""
@@ -112,7 +112,7 @@ class Classifier:
         """
         found: list[np.ndarray[Any, np.dtype[np.float64]]] = []
         with progress.phase(label, len(pictures)) as bar:
-            for images in _batches(pictures, batch_size):
+            for images in in_batches(pictures.image, len(pictures), batch_size):
                 found.append(self.logits_of(images, tta=tta))
                 bar.advance(len(images))
         return Predictions(
@@ -138,6 +138,9 @@ class Classifier:
 
     def exported(self) -> tuple[nn.Module, tuple[str, ...]]:
         """Return a module of pixels [N, 3, H, W] -> logits [N, C], and the name of its output."""
+        self.base.to("cpu", torch.float32)
+        if self.merge is not None:
+            self.merge()
         return LogitsModule(self).eval(), ("logits",)
 
     def answers(
@@ -188,15 +191,3 @@ def columns_of(pictures: LabelledPictures) -> dict[str, tuple[str, ...]]:
     if any(example.patient is not None for example in pictures.examples):
         columns["patient"] = tuple(example.patient or "" for example in pictures.examples)
     return columns
-
-
-def _batches(pictures: LabelledPictures, size: int) -> Iterator[list[Image.Image]]:
-    """Pictures in order, those of the next batch being read meanwhile."""
-    starts = range(0, len(pictures), size)
-    with ThreadPoolExecutor(_READERS, "pictures") as pool:
-        coming = [pool.submit(pictures.image, index) for index in range(min(size, len(pictures)))]
-        for start in starts:
-            ready = coming
-            after = range(start + size, min(start + 2 * size, len(pictures)))
-            coming = [pool.submit(pictures.image, index) for index in after]
-            yield [future.result() for future in ready]

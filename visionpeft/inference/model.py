@@ -64,5 +64,5 @@ class Model(Protocol):
         ...
 
     def exported(self) -> tuple[nn.Module, tuple[str, ...]]:
-        """Return a module of pixels [N, 3, H, W] for other runtimes, and the names of what it returns."""
+        """Return a module of pixels [N, 3, H, W], merged, float32, on the CPU, and the names of what it returns."""
         ...

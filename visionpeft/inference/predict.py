@@ -112,6 +112,7 @@ def open_model(adapter: Path, base: str | None = None, progress: Progress = SILE
     from visionpeft.adapters.archive import Adapter
     from visionpeft.compute.devices import best_device
     from visionpeft.inference.classifier import Classifier
+    from visionpeft.inference.detector import Detector
     from visionpeft.models.manage import manage
     from visionpeft.models.vision import load_vision
 
@@ -120,12 +121,16 @@ def open_model(adapter: Path, base: str | None = None, progress: Progress = SILE
     with progress.phase("loading the base", 1) as bar:
         loaded = load_vision(
             base or value.metadata.base, task=about.task, image_size=about.preprocessing.size,
-            scratch=about.scratch is not None, seed=about.scratch or 0, device=best_device(),
+            scratch=about.scratch is not None, seed=about.scratch or 0, device=best_device(), progress=progress,
         )  # fmt: skip
         bar.advance()
     loaded.preprocessing = about.preprocessing
-    manage(loaded).attach("model", value)
-    return Classifier(loaded, about)
+    manager = manage(loaded)
+    manager.attach("model", value)
+    # prompts are tokens: no weight can hold them, so an export keeps them beside the weights
+    prompted = any(spec.method == "vpt" for spec in value.specs.values())
+    merge = None if prompted else manager.merge
+    return Classifier(loaded, about, merge) if isinstance(about, ClassifierAbout) else Detector(loaded, about, merge)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import nn
 
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import AdapterSpec
-from visionpeft.data.classification.labelled import LabelledPictures
-from visionpeft.data.classification.mix import mixed
-from visionpeft.data.classification.splits import Splits
+from visionpeft.data.classification import LabelledPictures, Splits, mixed
 from visionpeft.data.order import Position
 from visionpeft.evaluation.classification.calibration import losses
 from visionpeft.evaluation.classification.predictions import Predictions
@@ -20,21 +19,17 @@ from visionpeft.evaluation.classification.statistics import Scored, statistics
 from visionpeft.inference.about import ClassifierAbout
 from visionpeft.inference.classifier import Classifier
 from visionpeft.models.manage import manage
-from visionpeft.models.vision import VisionBase, new_heads
-from visionpeft.tasks.classification_objective import class_weights, objective
+from visionpeft.models.heads import new_heads
+from visionpeft.models.vision import VisionBase
+from visionpeft.tasks.classification_objective import objective, weights_of
 from visionpeft.tasks.classification_samples import Batch, Samples
 from visionpeft.tasks.classification_settings import ClassifyData, ClassWeights, CrossEntropyLoss, LossConfig, Metric
-from visionpeft.tasks.depth import by_depth, deepest
+from visionpeft.tasks.groups import Groups
 from visionpeft.training.rng import StepRng
 from visionpeft.training.task import Artifact, Context, StepOutput
 
 NAME = "classifier"
 """Under which the adapter in training is known to the manager."""
-
-HEADS = "heads"
-"""The group of the head's parameters; the others are in "model", by depth where the learning rate falls with it."""
-
-BODY = "model"
 
 
 @dataclass(frozen=True)
@@ -93,25 +88,26 @@ class Classification:
         self._data, self._learning = data, learning or Learning()
         self.metric = self._learning.metric if len(splits.validation) else None
         train = splits.train
-        self._weights = class_weights(self._learning.class_weights, train)
+        self._weights = weights_of(self._learning.class_weights, train)
         objective(self._learning.loss, train.kind, self._weights)  # refuses what does not fit before work begins
         about = ClassifierAbout(
             labels=train.labels, kind=train.kind, preprocessing=base.preprocessing, scratch=scratch,
             intensity=data.intensity, volumes=data.volumes,
         )  # fmt: skip
         self.classifier = Classifier(base, about)
-        self.manager = manage(base)
         # an ordinal head has a threshold between each two labels
-        outputs = train.labels[1:] if train.kind == "ordinal" else train.labels
-        heads = new_heads(base, outputs, seed=seed)
-        self._heads = tuple(heads)
+        heads = new_heads(base, train.labels[1:] if train.kind == "ordinal" else train.labels, seed=seed)
+        groups = Groups(base, heads)
+        self.manager = manage(base)
         self.report = self.manager.add(NAME, adapter, heads=heads, about=about.model_dump(mode="json"), seed=seed)
-        self._groups = self._grouped()
+        decay = self._learning.layer_decay
+        self._groups = groups.of(self.manager.parameters(NAME), by_depth=decay is not None)
+        self._rates = {} if decay is None else groups.decayed(self._groups, decay)
 
     @property
     def components(self) -> Mapping[str, nn.Module]:
         """The model in training."""
-        return {BODY: self.base.model}
+        return {"model": self.base.model}
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of the head, and those of the adapter, by depth where the learning rate has one."""
@@ -119,16 +115,14 @@ class Classification:
 
     def rates(self) -> Mapping[str, float]:
         """Return what each depth's learning rate is multiplied with: decay^(blocks above it)."""
-        decay = self._learning.layer_decay
-        if decay is None:
-            return {}
-        top = deepest(self.base.model)
-        return {name: decay ** (top - int(name.rpartition(".")[2])) for name in self._groups if name != HEADS}
+        return self._rates
 
     def prepare(self, context: Context) -> None:
         """Move the model over, and begin to read pictures."""
         self._context = context
-        self.base.to(context.device)
+        # full tuning adds small differences to the weights, which half precision would swallow
+        whole = any(spec.method == "full" for spec in self.capture().specs.values())
+        self.base.to(context.device, torch.float32 if whole else context.dtype or torch.float32)
         data, train = self._data, self.splits.train
         self._samples = Samples(train, self.base.preprocessing, data, context.seed, context.world)
         self._loss = objective(self._learning.loss, train.kind, self._weights.to(context.device))
@@ -177,19 +171,6 @@ class Classification:
     def restore(self, adapter: Adapter) -> None:
         """Put the weights of ``adapter`` in place of the ones in training; it has to be of the same spec."""
         self.manager.swap(NAME, adapter)
-
-    def _grouped(self) -> dict[str, list[nn.Parameter]]:
-        trained = self.manager.trainable(NAME)[BODY]
-        beginnings = tuple(f"{head.partition('.')[2]}." for head in self._heads)
-        names = {id(parameter): name for name, parameter in self.base.model.named_parameters()}
-        heads = [parameter for parameter in trained if names[id(parameter)].startswith(beginnings)]
-        known = set(map(id, heads))
-        body = [parameter for parameter in trained if id(parameter) not in known]
-        if self._learning.layer_decay is None:
-            groups = {BODY: body}
-        else:
-            groups = {f"{BODY}.{depth}": found for depth, found in by_depth(self.base.model, body).items()}
-        return {name: found for name, found in {**groups, HEADS: heads}.items() if found}
 
 
 def figures(predictions: Predictions) -> dict[str, float]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from visionpeft.data.classification.labelled import LabelledPictures
-from visionpeft.data.classification.settings import LabelKind
+from visionpeft.data.classification import LabelKind, LabelledPictures, class_weights
 from visionpeft.errors import ConfigError, did_you_mean
 from visionpeft.tasks.classification_loss import (
     Terms,
@@ -47,14 +45,12 @@ def objective(config: LossConfig, kind: LabelKind, weights: Tensor) -> Objective
     return lambda logits, targets: loss(logits, targets, weights, config)
 
 
-def class_weights(setting: ClassWeights, pictures: LabelledPictures) -> Tensor:
-    """Return the weight of each class in the loss, [C] float32.
-
-    "balanced": N / (C · n_c), so that every class counts as much as every other (as scikit-learn has it); for
-    multilabel pictures (N - n_c) / n_c for where the label is present, so that it counts as much as its absence.
+def weights_of(setting: ClassWeights, pictures: LabelledPictures) -> Tensor:
+    """Return the weight of each class in the loss, [C] float32; see ``data.classification.class_weights``.
 
     Raises:
-        ConfigError: a weight for a label that there is not, or a balanced one for a label without pictures.
+        ConfigError: a weight for a label that there is not.
+        DataError: a label without pictures is to be balanced.
     """
     labels = pictures.labels
     if isinstance(setting, dict):
@@ -65,10 +61,5 @@ def class_weights(setting: ClassWeights, pictures: LabelledPictures) -> Tensor:
         return torch.tensor([setting.get(label, 1.0) for label in labels])
     if setting == "none":
         return torch.ones(len(labels))
-    counts = pictures.one_hot().sum(axis=0)
-    if not counts.all():
-        empty = labels[int(np.argmin(counts))]
-        raise ConfigError(f"class_weights: no training picture is '{empty}', so it cannot be balanced: give numbers.")
-    number = len(pictures)
-    balanced = (number - counts) / counts if pictures.kind == "multilabel" else number / (len(labels) * counts)
-    return torch.tensor(balanced, dtype=torch.float32)
+    weighting = "inverse" if setting == "balanced" else "effective"
+    return torch.from_numpy(class_weights(pictures, weighting)).float()

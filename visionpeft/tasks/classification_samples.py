@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from visionpeft.data.ahead import Ahead, Kept
-from visionpeft.data.classification.augment import augmented
-from visionpeft.data.classification.labelled import LabelledPictures
-from visionpeft.data.classification.sampling import balanced_order
+from visionpeft.data.classification import Balanced, LabelledPictures, augmented
 from visionpeft.data.order import Position
 from visionpeft.models.preprocess import Preprocessing
 from visionpeft.tasks.classification_settings import ClassifyData
@@ -48,6 +46,7 @@ class Samples:
     ) -> None:
         self._pictures, self._preprocessing, self._data, self._seed = pictures, preprocessing, data, seed
         self._targets = torch.from_numpy(pictures.one_hot()).float()
+        self._balanced = Balanced(pictures, seed) if data.balanced else None
         self._kept = Kept(pictures.image, data.cache * _MIB)
         self._ahead = Ahead(self._made, seed, len(pictures), world, data.workers)
 
@@ -56,19 +55,19 @@ class Samples:
 
     def batch(self, positions: Sequence[Position], device: torch.device) -> Batch:
         """Return the samples at these positions."""
-        targets = self._targets[[self._which(p.epoch, p.index) for p in positions]]
+        targets = self._targets[[self._which(position) for position in positions]]
         return Batch(_moved(torch.stack(self._ahead.take(positions)), device), _moved(targets, device))
 
     def files(self, positions: Sequence[Position]) -> list[str]:
         """Return the names of the pictures at these positions."""
-        return [self._pictures.examples[self._which(p.epoch, p.index)].name for p in positions]
+        return [self._pictures.examples[self._which(position)].name for position in positions]
 
-    def _which(self, epoch: int, index: int) -> int:
-        """The picture that draw ``index`` of an epoch shows."""
-        return balanced_order(self._pictures, self._seed, epoch)[index] if self._data.balanced else index
+    def _which(self, draw: Position) -> int:
+        """The picture that a draw shows."""
+        return self._balanced.picture(draw) if self._balanced else draw.index
 
     def _made(self, epoch: int, index: int) -> Tensor:
-        image = self._kept.image(self._which(epoch, index))
+        image = self._kept.image(self._which(Position(epoch, index, 0)))
         varied = augmented(image, self._data.augment, at=(self._seed, epoch, index))
         return self._preprocessing.pixels([varied])[0]
 

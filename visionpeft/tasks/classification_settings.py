@@ -6,10 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from visionpeft.data.classification.augment import AugmentConfig
-from visionpeft.data.classification.mix import MixConfig
-from visionpeft.data.classification.settings import PicturesConfig
-from visionpeft.data.classification.splits import SplitConfig
+from visionpeft.data.classification import AugmentConfig, MixConfig, PicturesConfig, SplitConfig
 
 Metric = Literal[
     "balanced_accuracy", "auc", "average_precision", "accuracy", "f1_macro", "quadratic_kappa", "log_likelihood"
@@ -81,5 +78,5 @@ class AsymmetricLoss(Settings):
 
 LossConfig = Annotated[CrossEntropyLoss | FocalLoss | AsymmetricLoss, Field(discriminator="kind")]
 
-ClassWeights = Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0, le=1e6)]]
+ClassWeights = Literal["none", "balanced", "effective"] | dict[str, Annotated[float, Field(gt=0, le=1e6)]]
 """What a class counts in the loss."""
