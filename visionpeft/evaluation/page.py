@@ -13,6 +13,8 @@ from PIL import Image
 from visionpeft.errors import FileFormatError
 
 LARGEST_SIDE = 512
+NOTHING = "\N{EN DASH}"
+"""Where a table has no value."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,6 @@ def render(data: ReportData) -> str:
         tiles=tiles(data),
         charts=[drawn(chart) for chart in charts(data)],
         previews=preview_table(data.history.previews, data.outcome.best_step),
-        total_seconds=sum(data.outcome.seconds.values()),
     )
 
 

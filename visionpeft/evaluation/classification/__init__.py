@@ -13,5 +13,5 @@ One question a file:
 - ``figures.py``      all of it in one value that can be written as JSON; ``subgroups.py`` the same by column
 - ``mistakes.py``     which errors to look at
 - ``explain.py``      Grad-CAM and attention rollout; ``overlay.py`` lays them over a picture
-- ``about.py``        what the report tells of the run; ``page.py`` and ``report.py`` write it as one page
+- ``about.py``        what the report tells of the run; ``view.py`` and ``report.py`` make one page of it
 """

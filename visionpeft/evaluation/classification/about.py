@@ -22,6 +22,8 @@ class RunAbout(BaseModel):
         adapter_bytes: size of the adapter's file.
         seconds: by phase, in the order in which they happened.
         peak_memory: bytes, 0 where not measured.
+        steps: made.
+        best_step: of the chosen weights.
         counts: pictures each class is true of, by split and label.
         pictures: by split.
         patients: by split, where they are known.
@@ -46,6 +48,8 @@ class RunAbout(BaseModel):
     adapter_bytes: int = 0
     seconds: dict[str, float] = {}
     peak_memory: int = 0
+    steps: int = 0
+    best_step: int | None = None
     counts: dict[str, dict[str, int]] = {}
     pictures: dict[str, int] = {}
     patients: dict[str, int] = {}

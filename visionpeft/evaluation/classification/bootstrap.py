@@ -71,12 +71,13 @@ def figure(value: float, samples: Array, config: ReportConfig, reason: str) -> F
     if len(known) < 0.5 * len(samples) or not len(samples):
         why = f"no interval: {lost:,} of {len(samples):,} resamples have no value" if len(samples) else ""
         return Figure(value=value, note=why)
+    lost_words = f"{lost:,} of {len(samples):,} resamples have no value and are left out" if lost else ""
+    if np.ptp(known) == 0.0:
+        alike = "no interval: every resample gives the same, there are too few examples or errors"
+        return Figure(value=value, note="; ".join(words for words in (alike, lost_words) if words))
     tail = (1.0 - config.level) / 2
     low, high = np.quantile(known, [tail, 1.0 - tail])
-    notes = [f"{lost:,} of {len(samples):,} resamples have no value and are left out"] if lost else []
-    if np.ptp(known) == 0.0:
-        notes.append("all resamples agree: there are too few examples or errors for an interval")
-    return Figure(value=value, low=float(low), high=float(high), note="; ".join(notes))
+    return Figure(value=value, low=float(low), high=float(high), note=lost_words)
 
 
 def clusters(predictions: Predictions, column: str) -> Integers | None:

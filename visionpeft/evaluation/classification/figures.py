@@ -115,6 +115,8 @@ def classification_figures(
     scored = Scored(test, np.array([point.threshold for point in points]))
     found = measured(scored, config)
     temperature = fit_temperature(validation) if validation is not None else None
+    before = calibration(test, config.bins)
+    after = calibration(at_temperature(test, temperature.value), config.bins) if temperature is not None else None
     patients = clusters(test, config.patient_column)
     by_label = dict(zip(test.asked, points, strict=True))
     return ClassificationFigures(
@@ -129,14 +131,17 @@ def classification_figures(
             for place, (label, count) in enumerate(counts_of(test).items())
         ),
         confusion=_confusion(scored),
-        calibration=calibration(test, config.bins),
+        calibration=before,
         temperature=temperature,
-        calibrated=calibration(at_temperature(test, temperature.value), config.bins) if temperature else None,
+        calibrated=after,
         subgroups=tuple(subgroup_table(test, scored.thresholds, column, config) for column in config.subgroups),
         resamples=config.resamples,
         resampled="pictures" if patients is None else "patients",
         level=config.level,
-        notes=tuple(_notes(test, validation, points, temperature)),
+        notes=(
+            *_notes(test, validation, points),
+            *_temperature_notes(temperature, before, after),
+        ),
     )
 
 
@@ -149,17 +154,22 @@ def _confusion(scored: Scored) -> tuple[tuple[int, ...], ...] | None:
     return tuple(tuple(int(count) for count in row) for row in table)
 
 
-def _notes(
-    test: Predictions, validation: Predictions | None, points: list[OperatingPoint], temperature: Temperature | None
-) -> Iterator[str]:
+def _notes(test: Predictions, validation: Predictions | None, points: list[OperatingPoint]) -> Iterator[str]:
     if validation is None:
         yield "There is no validation set: probabilities were not calibrated, and thresholds are the fixed ones."
     for note in dict.fromkeys(point.note for point in points if point.note and validation is not None):
         yield f"A threshold is the fixed one: {note}."
-    if temperature is not None and temperature.note:
-        yield f"Temperature: {temperature.note}."
     for label, count in counts_of(test).items():
         if count == 0:
             yield f"No test picture is '{label}': nothing can be said of that class."
         elif count == len(test) and test.kind == "multilabel":
             yield f"Every test picture is '{label}': its specificity and AUC cannot be measured."
+
+
+def _temperature_notes(fitted: Temperature | None, before: Calibration, after: Calibration | None) -> Iterator[str]:
+    if fitted is not None and fitted.note:
+        yield f"Temperature: {fitted.note}."
+    if after is not None and after.log_loss > before.log_loss:
+        yield "The temperature that fits validation best raises the log loss of the test: the two sets differ."
+    elif after is not None and after.ece > before.ece:
+        yield "The temperature lowers the log loss but not the calibration error: the model is not just too sure."
