@@ -23,6 +23,10 @@ class Family(Protocol):
         """Canonical path -> path in this library version's module tree, of every linear layer and convolution."""
         ...
 
+    def canonical(self, component: str, name: str) -> str:
+        """The newest name of a module, parameter or saved tensor that may have an earlier library version's name."""
+        ...
+
     def resolve(self, component: str, layers: Mapping[str, nn.Module], targets: Targets) -> list[str]:
         """The canonical paths that targets name, in the order of `layers`; TargetError where a target names none."""
         ...
