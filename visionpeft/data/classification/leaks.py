@@ -164,7 +164,7 @@ def _signs(prints: Sequence[Fingerprint]) -> np.ndarray[Any, np.dtype[np.float32
     return np.where(np.stack([print_.bits for print_ in prints]), np.float32(1), np.float32(-1))
 
 
-def _candidates(apart: np.ndarray[Any, np.dtype[np.float32]], most: int) -> Iterator[tuple[int, list[int]]]:
+def _candidates(apart: np.ndarray[Any, np.dtype[Any]], most: int) -> Iterator[tuple[int, list[int]]]:
     """Rows with the columns that differ from them in at most ``most`` bits."""
     for row in np.flatnonzero((apart <= most).any(axis=1)).tolist():
         yield row, np.flatnonzero(apart[row] <= most).tolist()

@@ -43,12 +43,11 @@ def open_pictures(config: PicturesConfig, progress: Progress = SILENT) -> Labell
     """
     faults = Faults(config, progress)
     listing = SOURCES[config.source.format](config.source, config, faults, progress)
-    listing = replace(listing, rows=list(_unfolded(listing, faults)))
     if not listing.rows:
         faults.settle(0)
     labels = label_order(listing, config)
     kind = kind_of(listing, config, labels)
-    paired = examples_of(listing.rows, labels, kind, faults)
+    paired = examples_of(_unfolded(listing, faults), labels, kind, faults)
     if config.check == "pixels":
         paired = list(_seen(paired, listing, faults, progress))
     faults.settle(len(paired))

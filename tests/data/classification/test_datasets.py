@@ -1,0 +1,98 @@
+import io
+
+import numpy as np
+import pytest
+
+datasets = pytest.importorskip("datasets")
+
+from tests.data.classification.place import config, noise, save  # noqa: E402
+from visionpeft.data.classification import open_pictures  # noqa: E402
+from visionpeft.errors import DataError, MissingExtraError  # noqa: E402
+
+
+def saved(folder, columns, features, parts=None):
+    whole = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    value = datasets.DatasetDict({part: whole.select(rows) for part, rows in parts.items()}) if parts else whole
+    value.save_to_disk(str(folder))
+    return folder
+
+
+IMAGES = [noise(number) for number in range(4)]
+NAMED = datasets.ClassLabel(names=["dog", "cat", "owl"])
+
+
+def test_names_splits_patients_and_other_columns(tmp_path):
+    columns = {"image": IMAGES, "label": [1, 0, 1, 2], "who": ["p", "q", "p", "r"], "age": [1, 2, 3, 4]}
+    features = {
+        "image": datasets.Image(), "label": NAMED, "who": datasets.Value("string"), "age": datasets.Value("int32"),
+    }  # fmt: skip
+    folder = saved(tmp_path / "d", columns, features, {"train": [0, 1], "validation": [2], "test": [3]})
+    pictures = open_pictures(config("dataset", folder, source={"patient": "who"}))
+    assert (pictures.labels, pictures.kind) == (("dog", "cat", "owl"), "multiclass")
+    assert pictures.targets().tolist() == [1, 0, 1, 2]
+    assert [example.split for example in pictures.examples] == ["train", "train", "validation", "test"]
+    assert [example.patient for example in pictures.examples] == ["p", "q", "p", "r"]
+    assert pictures.examples[3].columns == {"age": "4"}
+    assert all(np.array_equal(pictures.image(number), IMAGES[number]) for number in range(4))
+
+
+def test_lists_of_labels(tmp_path):
+    features = {"image": datasets.Image(), "label": datasets.List(NAMED)}
+    folder = saved(tmp_path / "d", {"image": IMAGES, "label": [[0, 2], [], [1], [0]]}, features)
+    pictures = open_pictures(config("dataset", folder))
+    assert pictures.kind == "multilabel"
+    assert pictures.targets().tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_plain_labels_and_damaged_pictures(tmp_path):
+    buffer = io.BytesIO()
+    IMAGES[0].save(buffer, "PNG")
+    whole = buffer.getvalue()
+    columns = {"picture": [{"bytes": whole, "path": None}, {"bytes": whole[:300], "path": None}], "kind": [7, 12]}
+    folder = saved(tmp_path / "d", columns, {"picture": datasets.Image(), "kind": datasets.Value("int64")})
+    source = {"image": "picture", "label": "kind"}
+    with pytest.raises(DataError, match=r"train/1 is damaged"):
+        open_pictures(config("dataset", folder, source=source))
+    assert open_pictures(config("dataset", folder, source=source, check="files")).labels == ("7", "12")
+    with pytest.raises(DataError, match=r"has no column 'image'\. It has: picture, kind"):
+        open_pictures(config("dataset", folder))
+    with pytest.raises(DataError, match="holds no pictures but Value"):
+        open_pictures(config("dataset", folder, source={"image": "kind", "label": "kind"}))
+
+
+def test_unlabelled_pictures_are_unusable_rows(tmp_path):
+    folder = saved(
+        tmp_path / "d", {"image": IMAGES, "label": [0, -1, 1, 2]}, {"image": datasets.Image(), "label": NAMED}
+    )
+    with pytest.raises(DataError, match="train/1 has no label"):
+        open_pictures(config("dataset", folder))
+    assert len(open_pictures(config("dataset", folder, on_bad="skip"))) == 3
+
+
+def test_folders_that_are_none_and_old_libraries(tmp_path, monkeypatch):
+    save(tmp_path / "x" / "a.png")
+    with pytest.raises(DataError, match="cannot be read as a folder written by save_to_disk"):
+        open_pictures(config("dataset", tmp_path / "x"))
+    with pytest.raises(DataError, match="name and revision are for the hub"):
+        open_pictures(config("dataset", tmp_path / "x", source={"revision": "main"}))
+    with pytest.raises(DataError, match="cannot be read as a folder, or a dataset on the hub"):
+        open_pictures(config("dataset", "nobody/nothing-of-this-name"))
+    monkeypatch.setattr(datasets, "__version__", "3.6.0")
+    with pytest.raises(MissingExtraError, match="4 or later"):
+        open_pictures(config("dataset", tmp_path / "x"))
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match=r"visionpeft\[datasets\]"):
+        open_pictures(config("dataset", tmp_path / "x"))
+
+
+def test_a_path_is_not_followed(tmp_path):
+    """A stranger's dataset could name any file of this machine."""
+    secret = save(tmp_path / "secret.png")
+    folder = saved(tmp_path / "d", {"image": IMAGES[:2], "label": [0, 1]}, {"image": datasets.Image(), "label": NAMED})
+    from visionpeft.data.classification.settings import DatasetSource, IntensityConfig
+    from visionpeft.data.classification.sources.datasets import _DatasetReader
+
+    parts = {"train": [{"image": {"bytes": None, "path": str(secret)}}]}
+    source = DatasetSource(format="dataset", path=str(folder))
+    with pytest.raises(DataError, match="holds no picture, only a path"):
+        _DatasetReader(parts, source, IntensityConfig()).read("train/0")
