@@ -72,4 +72,5 @@ def step(task, number=0, size=4, slots=None, seed=0):
     return task.loss(batch, StepRng(seed, number, torch.tensor(slots), size, CPU))
 
 
-PRIOR = {"prompt": "a photo of a robot", "count": 4, "steps": 2, "weight": 0.5}
+PRIOR = {"prompt": "a photo of a robot", "count": 4, "steps": 2, "weight": 0.5, "target": "pictures"}
+TAUGHT = {**PRIOR, "target": "base"}

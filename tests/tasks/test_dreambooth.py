@@ -13,7 +13,7 @@ from visionpeft.models.prompts import PromptStates, encode_prompts, unet_forward
 from visionpeft.tasks.dreambooth_settings import PreviewConfig
 from visionpeft.training.rng import StepRng
 
-from .conftest import BOTH, CPU, PRIOR, UNET, Lines, base_of, step
+from .conftest import BOTH, CPU, PRIOR, TAUGHT, UNET, Lines, base_of, step
 
 
 class NoSync(TorchDispatchMode):
@@ -61,7 +61,60 @@ def test_loss_is_the_closed_form(make, name, prior):
     assert mean == pytest.approx(float(out.loss_sum.detach()) / 4, rel=1e-5)
 
 
-@pytest.mark.parametrize("prior", [None, PRIOR])
+def shaken(task):
+    """The task, with an adapter that changes something."""
+    with torch.no_grad():
+        for parameters in task.trainable().values():
+            for n, parameter in enumerate(parameters):
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(n)))
+    return task
+
+
+@torch.no_grad()
+def taught_class_loss(task, number=0, size=4):
+    """The class samples' loss against the bare base, one by one: another model, never adapted, is the teacher."""
+    teacher, scheduler = base_of(task.base.family.name), task.base.pipeline.scheduler
+    rng = StepRng(0, number, torch.arange(size), size, CPU)
+    (group,) = task.batch(positions(0, task.samples(), number * size, size)).groups
+    total, shape = 0.0, group.mean.shape[1:]
+    for slot in range(size):
+        row = size + slot
+        latent = group.mean[row] + group.std[row] * rng.normal(shape, "class latent")[slot]
+        time = rng.integers(1000, "class time")[slot]
+        noisy = scheduler.add_noise(latent[None], rng.normal(shape, "class noise")[slot][None], time[None])
+        prompt = ["a photo of a robot" if group.prompt[row] == 1 else ""]
+        ids = None if group.ids is None else group.ids[row : row + 1]
+        said = [unet_forward(b, noisy, time[None], encode_prompts(b, prompt), ids) for b in (task.base, teacher)]
+        total += float((said[0] - said[1]).square().mean())
+    return total
+
+
+@pytest.mark.parametrize("adapter", [UNET, BOTH])
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+def test_the_base_teaches_the_class(make, name, adapter):
+    task = make(name, adapter, prior=TAUGHT)
+    assert float(step(task).logs["loss_class"]) == 0.0  # a new adapter changes nothing, so nothing costs
+    shaken(task)
+    for number in range(3):
+        out = step(task, number)
+        assert float(out.logs["loss_class"]) == pytest.approx(taught_class_loss(task, number) / 4, rel=1e-4)
+        total = float(out.logs["loss_subject"]) + 0.5 * float(out.logs["loss_class"])
+        assert total == pytest.approx(float(out.loss_sum.detach()) / 4, rel=1e-5)
+    assert task.manager.status()["subject"].weight == 1.0
+
+
+def test_the_empty_prompt_is_kept_too(make):
+    task = make(prior=TAUGHT)
+    drawn = [task.batch(positions(0, task.samples(), 4 * n, 4)).groups[0].prompt.tolist() for n in range(100)]
+    classes = [prompt for prompts in drawn for prompt in prompts[4:]]
+    assert set(classes) == {1, 2}
+    assert 0.2 < classes.count(2) / len(classes) < 0.3
+    assert {prompt for prompts in drawn for prompt in prompts[:4]} == {0}
+    pictures = make(prior=PRIOR).batch(positions(0, 3, 0, 4)).groups[0]
+    assert set(pictures.prompt.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("prior", [None, PRIOR, TAUGHT])
 def test_micro_batches_and_processes_sum_to_the_whole_step(make, prior):
     task = make(prior=prior)
     with torch.no_grad():
@@ -86,8 +139,9 @@ def test_min_snr_weights_each_sample(make, name):
 
 @pytest.mark.parametrize("adapter", [UNET, BOTH])
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
-def test_the_loss_never_waits_for_the_device(make, adapter, name):
-    task = make(name, adapter, prior=PRIOR, min_snr_gamma=5.0)
+@pytest.mark.parametrize("prior", [PRIOR, TAUGHT])
+def test_the_loss_never_waits_for_the_device(make, adapter, name, prior):
+    task = make(name, adapter, prior=prior, min_snr_gamma=5.0)
     batch = task.batch(positions(0, 3, 0, 2))
     with NoSync():
         out = task.loss(batch, StepRng(0, 0, torch.arange(2), 2, CPU))

@@ -26,6 +26,10 @@ class PromptStates:
     hidden: Tensor
     pooled: Tensor | None = None
 
+    def of(self, rows: Tensor) -> PromptStates:
+        """Return the states of the prompts at ``rows``, [N] long."""
+        return PromptStates(self.hidden[rows], None if self.pooled is None else self.pooled[rows])
+
 
 def encode_prompts(base: Base, prompts: Sequence[str], *, clip_skip: int = 0) -> PromptStates:
     """Return the states of prompts; gradients flow into text encoders that train.

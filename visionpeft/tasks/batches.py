@@ -27,7 +27,7 @@ class Group:
         mean: of the latents' distributions, [n, C, h, w] float32.
         std: the same.
         kind: [n] long, SUBJECT or CLASS.
-        prompt: [n] long, which prompt: 0 is the subject's, then those of the class.
+        prompt: [n] long, which prompt: 0 is the subject's, then those of the class, then the empty one.
         rows: for each kind, the rows of the micro-batch that its random numbers are taken from, [n_kind] long.
         ids: size conditioning of the UNet, [n, 6]; None for families without.
     """
@@ -69,13 +69,20 @@ class Draws:
         class_prompts: number of the prior's prompts, which its pictures show in turn.
         seed: of the run.
         device: where batches belong.
+        blank: share of the class draws that are given the empty prompt, which is the one after those of the class.
     """
 
     def __init__(
-        self, base: Base, sources: Sequence[Latents], seed: int, device: torch.device, class_prompts: int = 1
+        self,
+        base: Base,
+        sources: Sequence[Latents],
+        seed: int,
+        device: torch.device,
+        class_prompts: int = 1,
+        blank: float = 0.0,
     ) -> None:
         self._base = base
-        self._class_prompts = class_prompts
+        self._class_prompts, self._blank = class_prompts, blank
         self._sources = sources
         self._seed = seed
         self._device = device
@@ -102,8 +109,14 @@ class Draws:
 
     def _draw(self, kind: int, row: int, position: Position) -> _Draw:
         epoch, index = self._place(kind, position)
-        prompt = 0 if kind == SUBJECT else 1 + index % self._class_prompts
-        return _Draw(kind, row, prompt, self._sources[kind].draw(epoch, index))
+        return _Draw(kind, row, self._prompt(kind, epoch, index), self._sources[kind].draw(epoch, index))
+
+    def _prompt(self, kind: int, epoch: int, index: int) -> int:
+        if kind == SUBJECT:
+            return 0
+        if mix_seed(self._seed, "blank", epoch, index) < self._blank * 2**63:
+            return 1 + self._class_prompts
+        return 1 + index % self._class_prompts
 
     def _group(self, draws: Sequence[_Draw]) -> Group:
         rows = [[draw.row for draw in draws if draw.kind == wanted] for wanted in (SUBJECT, CLASS)]

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 NAME = "subject"
 """Under which the adapter in training is known to the manager."""
 
+_BLANK = 0.25
+"""Share of the class samples that keep the empty prompt as it was: guidance subtracts it in every picture."""
+
 _STREAMS = ("", "class ")
 """What the names of the random streams begin with, by kind of sample."""
 
@@ -47,7 +50,8 @@ class DreamBooth:
     """The task: subject pictures with their prompt, and class pictures beside them where there is a prior.
 
     The loss of a step is mean(subject) + weight · mean(class), over as many samples of each as the batch has: the
-    mean squared error of the model's prediction over the latent, times its Min-SNR weight where that is set.
+    mean squared error of the model's prediction over the latent, times its Min-SNR weight where that is set. Class
+    samples are compared with what was mixed into them, or with what the bare base says of them (``prior.target``).
 
     Args:
         base: the model; an adapter named "subject" is added to it.
@@ -119,13 +123,16 @@ class DreamBooth:
             kept = self._load(self._class_paths(context), context.progress)
             sources.append(self._latents(kept, "class pictures", context))
         kinds = len(self._data.prior.prompts) if self._data.prior else 1
-        self._draws = Draws(self.base, sources, context.seed, context.device, kinds)
+        blank = _BLANK if self._distils else 0.0
+        self._draws = Draws(self.base, sources, context.seed, context.device, kinds, blank)
         # [T] of the noise schedule, and the weights of [subject, class] in the loss
         self._kept_T = self.base.pipeline.scheduler.alphas_cumprod.to(context.device, torch.float32)
         weights = [1.0, self._data.prior.weight if self._data.prior else 0.0]
         self._weights = torch.tensor(weights, device=context.device)
         self._prediction: PredictionType = prediction_type(self.base)
         self._states = self._fixed_states()
+        with torch.no_grad(), self.manager.using({}):
+            self._base_states = encode_prompts(self.base, self._prompts()) if self._distils else None
         if context.gradient_checkpointing:
             _checkpoint_gradients(self.components)
         self.pictures = pictures
@@ -190,16 +197,35 @@ class DreamBooth:
         times = drawn(lambda prefix: rng.integers(len(self._kept_T), f"{prefix}time"))
         kept = self._kept_T[times]
         kind = self._prediction
-        pooled = None if states.pooled is None else states.pooled[group.prompt]
-        given = PromptStates(states.hidden[group.prompt], pooled)
-        prediction = unet_forward(self.base, add_noise(latents, noise, kept), times, given, group.ids)
-        errors = squared_errors(prediction, target(kind, latents, noise, kept))
+        noisy = add_noise(latents, noise, kept)
+        prediction = unet_forward(self.base, noisy, times, states.of(group.prompt), group.ids)
+        wanted = target(kind, latents, noise, kept)
+        if self._distils:
+            wanted = torch.cat([wanted[: len(group.rows[SUBJECT])], self._base_predictions(group, noisy, times)])
+        errors = squared_errors(prediction, wanted)
         gamma = self._data.min_snr_gamma
         return errors if gamma is None else errors * min_snr_weight(kind, kept, gamma)
 
+    @torch.no_grad()
+    def _base_predictions(self, group: Group, noisy: Tensor, times: Tensor) -> Tensor:
+        """Return what the bare base says of the class samples of ``group``, which come last in it."""
+        first = len(group.rows[SUBJECT])
+        if first == len(noisy) or self._base_states is None:
+            return noisy[first:]
+        states = self._base_states.of(group.prompt[first:])
+        ids = None if group.ids is None else group.ids[first:]
+        with self.manager.using({}):
+            return unet_forward(self.base, noisy[first:], times[first:], states, ids)
+
+    @property
+    def _distils(self) -> bool:
+        """Whether class samples are compared with what the base itself says of them."""
+        return self._data.prior is not None and self._data.prior.target == "base"
+
     def _prompts(self) -> list[str]:
+        """The subject's prompt, then those of the class, then the empty one where the base is its teacher."""
         prior = self._data.prior
-        return [self._data.instance.prompt, *(prior.prompts if prior else ())]
+        return [self._data.instance.prompt, *(prior.prompts if prior else ()), *([""] if self._distils else ())]
 
     @torch.no_grad()
     def _fixed_states(self) -> PromptStates | None:

@@ -108,6 +108,12 @@ class PriorData(SamplingSettings):
     )
     count: int = Field(default=100, ge=1, le=100_000, description="How many class pictures there are.")
     weight: float = Field(default=1.0, gt=0.0, le=100.0, description="Weight of their loss beside the subject's.")
+    target: Literal["pictures", "base"] = Field(
+        default="base",
+        description="What the model should say of them: pictures: what was mixed into them, as in the paper, which "
+        "pulls the class towards these pictures; base: what the base itself says, so that only a change costs, and "
+        "the empty prompt, which guidance needs, is kept too.",
+    )
     images: Path | None = Field(
         default=None, description="Folder with class pictures of one's own; null: they are made by the base and kept."
     )
