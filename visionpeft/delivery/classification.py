@@ -39,7 +39,7 @@ def build(config: ClassifyRun, progress: Progress = SILENT) -> Classification:
 
     splits = splits_of(config, open_pictures(config.data, progress), progress)
     with progress.phase("loading the base", 1) as bar:
-        base = base_of(config)
+        base = base_of(config, progress)
         bar.advance()
     learning = Learning(
         config.loss, config.class_weights, config.layer_decay, config.metric if config.train.evaluate_every else None
@@ -64,7 +64,7 @@ def splits_of(config: ClassifyRun, pictures: LabelledPictures, progress: Progres
     return folds(pictures, data.folds, seed)[(data.fold or 1) - 1]
 
 
-def base_of(config: ClassifyRun) -> VisionBase:
+def base_of(config: ClassifyRun, progress: Progress = SILENT) -> VisionBase:
     """Return the base at the size and with the framing that the settings ask for.
 
     Raises:
@@ -74,8 +74,9 @@ def base_of(config: ClassifyRun) -> VisionBase:
 
     data = config.data
     base = load_vision(
-        config.base, task="classify", image_size=data.image_size, scratch=config.scratch, seed=config.train.seed
-    )
+        config.base, task="classify", image_size=data.image_size, scratch=config.scratch, seed=config.train.seed,
+        progress=progress,
+    )  # fmt: skip
     if data.fit is not None:
         base.preprocessing = base.preprocessing.model_copy(update={"fit": data.fit})
     return base

@@ -58,4 +58,5 @@ def demo_settings(folder: Path, output: Path, *, short: bool = False) -> dict[st
         },
         "report": {"resamples": 50 if short else 500},
         "output": str(output),
+        "resume": "auto",  # the pictures are in the folder already
     }

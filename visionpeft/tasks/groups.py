@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import nn
 
-from visionpeft.models.depth import Depths
+from visionpeft.models.depth import depths
 from visionpeft.models.vision import VisionBase
 
 HEADS, BODY = "heads", "model"
@@ -25,7 +25,7 @@ class Groups:
 
     def __init__(self, base: VisionBase, heads: Iterable[str]) -> None:
         self._heads = tuple(f"{place}." for place in heads)
-        self._depths = Depths(base.model, base.family)
+        self._depths = depths(base)
         canonical = base.family.canonical
         self._modules = {f"{BODY}.{canonical(BODY, path)}" for path, _ in base.model.named_modules() if path}
         semantic = base.family.components[BODY].semantic
@@ -46,11 +46,12 @@ class Groups:
 
     def decayed(self, groups: Iterable[str], decay: float) -> dict[str, float]:
         """Return decay^(last depth - depth) of the groups that have a depth (arXiv:2106.08254, appendix)."""
-        last = self._depths.last
+        last = max(self._depths.values())
         return {name: decay ** (last - int(name.partition(".")[2])) for name in groups if name != HEADS}
 
     def _depth(self, name: str) -> int:
-        return self._depths.of(self._place(name))
+        inside = f"{self._place(name).removeprefix(f'{BODY}.')}."
+        return next(depth for parameter, depth in self._depths.items() if parameter.startswith(inside))
 
     def _part(self, name: str) -> str:
         path = self._place(name).removeprefix(f"{BODY}.")
