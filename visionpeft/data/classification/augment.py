@@ -26,6 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "medical": {
         "rotate": 10.0, "crop": (0.85, 1.0), "ratio": (0.95, 1 / 0.95), "brightness": 0.1, "contrast": 0.1,
+        "magnitude": 3.0,
         "allowed": ("identity", "rotate", "contrast", "brightness", "sharpness", "translate-x", "translate-y"),
     },
 }  # fmt: skip
