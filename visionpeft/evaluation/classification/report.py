@@ -171,11 +171,12 @@ def _interval_words(figures: ClassificationFigures) -> str:
 
 def _adapter(about: RunAbout) -> dict[str, Any]:
     share = about.trainable_share
-    return {
-        "method": about.method or None,
+    facts = {
+        "method": about.method,
         **about.adapter,
-        "trained numbers": about.trainable_parameters or None,
-        "share of the model": None if share is None else f"{100 * share:.3g} %",
-        "file": spell_bytes(about.adapter_bytes) if about.adapter_bytes else None,
-        "peak memory": spell_bytes(about.peak_memory) if about.peak_memory else None,
+        "trained numbers": about.trainable_parameters,
+        "share of the model": "" if share is None else f"{100 * share:.3g} %",
+        "file": spell_bytes(about.adapter_bytes) if about.adapter_bytes else "",
+        "peak memory": spell_bytes(about.peak_memory) if about.peak_memory else "",
     }
+    return {name: value for name, value in facts.items() if value not in ("", 0, None)}
