@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask
 
 from visionpeft.evaluation.detection.detections import Detections
-from visionpeft.inference.merge import fused, kept_by_nms
+from visionpeft.inference.merge import Piece, fused, kept_by_nms, whole_objects
 
 
 def crowd(seed, count=60):
@@ -64,3 +64,30 @@ def test_fusion_is_the_loop_of_its_paper(seed):
 @pytest.mark.parametrize("merge", [lambda d: kept_by_nms(d, 0.5), lambda d: fused(d, 0.5, 2)])
 def test_nothing_stays_nothing(merge):
     assert len(merge(Detections("p", [], [], []))) == 0
+
+
+def seen(*tiles):
+    """Pieces of tiles (0..64) and (48..112) side by side: rows (box, score, label) each."""
+    windows = ((0, 0, 64, 64), (48, 0, 112, 64))
+    columns = [tuple(zip(*rows, strict=True)) or ((), (), ()) for rows in tiles]
+    return [Piece(Detections("", *map(np.array, part)), window) for part, window in zip(columns, windows, strict=True)]
+
+
+def test_a_sliver_that_is_measured_badly_belongs_to_the_object_it_lies_on():
+    pieces = seen([((58, 12, 64, 20), 0.6, 0)], [((58, 10, 90, 40), 0.9, 0)])
+    found = whole_objects("p", pieces, (112, 64), 0.5)
+    assert found.boxes.tolist() == [[58, 10, 90, 40]]
+    assert found.scores.tolist() == pytest.approx([0.9])
+    other = seen([((58, 12, 64, 20), 0.6, 1)], [((58, 10, 90, 40), 0.9, 0)])
+    assert len(whole_objects("p", other, (112, 64), 0.5)) == 2
+
+
+def test_an_object_takes_one_part_of_each_tile_the_one_that_agrees_most():
+    pieces = seen([((20, 10, 64, 44), 0.7, 0), ((30, 10, 64, 40), 0.8, 0)], [((48, 10, 90, 40), 0.9, 0)])
+    found = whole_objects("p", pieces, (112, 64), 0.5)
+    assert sorted(found.boxes.tolist()) == [[20, 10, 64, 44], [30, 10, 90, 40]]
+
+
+def test_parts_that_do_not_agree_where_both_tiles_look_stay_apart():
+    pieces = seen([((20, 10, 64, 20), 0.7, 0)], [((48, 30, 90, 40), 0.9, 0)])
+    assert len(whole_objects("p", pieces, (112, 64), 0.5)) == 2
