@@ -18,7 +18,8 @@ def evaluate(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the run's, as data.kind=binary.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Other data than the run's: a folder, table, .npz, COCO json; or settings (.yaml).")
+        Path | None,
+        typer.Option(help="Other data than the run's: a folder, table, .npz, COCO json; or settings (.yaml)."),
     ] = None,
     split: Annotated[str, typer.Option(help="What is reported: test, validation, train or all.")] = "test",
     output: Annotated[Path, typer.Option(help="Folder for report.html and metrics.json.")] = Path("evaluation"),

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from visionpeft.adapters.spec import AdapterSpec, LoraSpec
 from visionpeft.evaluation.classification.settings import ReportConfig
-from visionpeft.evaluation.detection.settings import DetectionReportConfig
+from visionpeft.evaluation.detection.figures import DetectionReportConfig
 from visionpeft.evaluation.settings import ScoreConfig
 from visionpeft.tasks.classification_settings import ClassifyData, ClassWeights, CrossEntropyLoss, LossConfig, Metric
 from visionpeft.tasks.detection_settings import DetectData
@@ -63,7 +63,9 @@ class DreamBoothRun(RunConfig, frozen=True, extra="forbid"):
     def _evaluate_when_scored(cls, values: Any) -> Any:
         """``score.every`` stands for ``train.evaluate_every`` where that is not set: scoring is the evaluation."""
         score = values.get("score", {}) if isinstance(values, Mapping) else None
-        return with_evaluations(values, score.get("every", ScoreConfig().every)) if isinstance(score, Mapping) else values
+        return (
+            with_evaluations(values, score.get("every", ScoreConfig().every)) if isinstance(score, Mapping) else values
+        )
 
 
 class ClassifyRun(RunConfig, frozen=True, extra="forbid"):

@@ -1,4 +1,4 @@
-"""What a classification run leaves: the adapter with its thresholds, the figures and the report of the test pictures."""
+"""What a classification run leaves: the adapter with its thresholds, figures and the report of the test pictures."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from visionpeft.delivery.classification_page import Context, measured
-from visionpeft.delivery.result import RunResult
+from visionpeft.delivery.result import ADAPTER, RunFacts, RunResult, with_about
 from visionpeft.errors import AdapterError, ConfigError, DataError
 from visionpeft.progress import SILENT, Progress, RecordingProgress
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from visionpeft.adapters.archive import Adapter
     from visionpeft.config import ClassifyRun
     from visionpeft.data.classification import LabelledPictures, PicturesConfig, Splits
     from visionpeft.delivery.evaluation import Evaluation
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from visionpeft.models.vision import VisionBase
     from visionpeft.tasks.classification import Classification
     from visionpeft.training.record import FitResult
-
-ADAPTER = "adapter.safetensors"
 
 
 def build(config: ClassifyRun, progress: Progress = SILENT) -> Classification:
@@ -111,10 +108,10 @@ def deliver(config: ClassifyRun, task: Classification, result: FitResult, progre
         raise DataError("there are neither test nor validation pictures to report on: set data.split.fractions.")
     about = classifier.about if chosen is None else decided(classifier.about, chosen, config.report)
     with_about(result.adapter, about).save(path)
+    facts = RunFacts(config.output, path, result.adapter, config)
     context = Context(
-        config.output, classifier, pictures, splits, config.report, path, result.adapter, config, result.steps,
-        result.best_step, task.report.parameters,
-    )  # fmt: skip
+        facts, classifier, pictures, splits, config.report, config.data.split.leaks, result.steps, result.best_step
+    )
     report, metrics = measured(context, reported, chosen, progress)
     return RunResult(None, path, {}, report, metrics)
 
@@ -142,15 +139,7 @@ def decided(about: ClassifierAbout, validation: Predictions, config: ReportConfi
     asked = [validation.labels[place] for place in validation.asked]
     points = operating_points(validation, asked, config.operating_point)
     thresholds = {point.label: point.threshold for point in points}
-    return about.model_copy(
-        update={"thresholds": thresholds, "temperature": fit_temperature(validation).value}
-    )
-
-
-def with_about(adapter: Adapter, about: ClassifierAbout) -> Adapter:
-    """Return the adapter with what is told of its heads replaced."""
-    metadata = adapter.metadata.model_copy(update={"heads": about.model_dump(mode="json")})
-    return replace(adapter, metadata=metadata)
+    return about.model_copy(update={"thresholds": thresholds, "temperature": fit_temperature(validation).value})
 
 
 def _predicted(
@@ -181,8 +170,9 @@ def measure(
     if reported is None:
         raise DataError(f"no picture is in the split '{job.split}': take another one, --split all for example.")
     report = _report_config(settings, classifier.about)
+    facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings)
     context = Context(
-        make_folder(job.output), classifier, pictures, splits, report, adapter, Adapter.load(adapter), settings
+        facts, classifier, pictures, splits, report, settings.data.split.leaks if settings is not None else None
     )
     page, metrics = measured(context, reported, chosen, progress)
     return RunResult(None, adapter, {}, page, metrics)
@@ -246,5 +236,5 @@ def _report_config(settings: ClassifyRun | None, about: ClassifierAbout) -> Repo
     from visionpeft.evaluation.classification.settings import ReportConfig
 
     config = settings.report if settings is not None else ReportConfig()
-    point = config.operating_point.model_copy(update={"fixed": about.thresholds})
+    point = config.operating_point.model_copy(update={"thresholds": about.thresholds})
     return config.model_copy(update={"operating_point": point})

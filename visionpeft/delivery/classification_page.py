@@ -6,17 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from visionpeft import __version__
-from visionpeft.delivery.result import machine, versions
+from visionpeft.delivery.result import RunFacts, run_facts
 from visionpeft.errors import BaseModelError
 from visionpeft.progress import RecordingProgress
 
 if TYPE_CHECKING:
-    from visionpeft.adapters.archive import Adapter
-    from visionpeft.config import ClassifyRun
-    from visionpeft.data.classification import LabelledPictures, Splits
+    from visionpeft.data.classification import LabelledPictures, Leak, Splits
+    from visionpeft.data.classification.leaks import LeakConfig
     from visionpeft.evaluation.classification.about import RunAbout
     from visionpeft.evaluation.classification.mistakes import Mistake
     from visionpeft.evaluation.classification.predictions import Predictions
@@ -30,30 +28,24 @@ class Context:
     """What a report is about.
 
     Attributes:
-        folder: where it is written; it exists.
+        run: what every task tells.
         classifier: the model in use.
         pictures: those reported, in the order of the predictions.
         splits: all pictures.
         config: what is measured.
-        path: of the adapter's file.
-        adapter: its value.
-        settings: the run's; None where they are not known.
+        rules: what counts as being in two splits.
         steps: made.
         best_step: of the chosen weights.
-        trained: how many numbers are trained.
     """
 
-    folder: Path
+    run: RunFacts
     classifier: Classifier
     pictures: LabelledPictures
     splits: Splits
     config: ReportConfig
-    path: Path
-    adapter: Adapter
-    settings: ClassifyRun | None
+    rules: LeakConfig | None = None
     steps: int = 0
     best_step: int | None = None
-    trained: int = 0
 
 
 def measured(
@@ -69,11 +61,11 @@ def measured(
 
     with progress.phase("report", 1) as bar:
         page = write_classification_report(
-            context.folder, reported, validation, about=about_run(context, progress), config=context.config,
+            context.run.folder, reported, validation, about=about_run(context, progress), config=context.config,
             pictures=lambda mistakes: explained(context, mistakes, progress),
         )  # fmt: skip
         bar.advance()
-    return page, json.loads((context.folder / METRICS).read_text(encoding="utf-8"))["after"]
+    return page, json.loads((context.run.folder / METRICS).read_text(encoding="utf-8"))["after"]
 
 
 def explained(context: Context, mistakes: Sequence[Mistake], progress: RecordingProgress) -> list[Shown]:
@@ -100,36 +92,19 @@ def explained(context: Context, mistakes: Sequence[Mistake], progress: Recording
 
 def about_run(context: Context, progress: RecordingProgress) -> RunAbout:
     """Return what the report tells of the run besides its figures."""
-    from visionpeft.compute.memory import peak_memory
-    from visionpeft.config import dump
     from visionpeft.evaluation.classification.about import RunAbout
 
-    base, settings = context.classifier.base, context.settings
-    device = next(base.model.parameters()).device
-    spec = next(iter(context.adapter.specs.values()))
-    shape = {name: getattr(spec, name) for name in ("rank", "targets", "tokens", "deep") if getattr(spec, name, None)}
     parts = context.splits.parts()
+    leaks = leaks_of(context, progress)
     return RunAbout(
-        name=context.folder.resolve().name,
-        program=f"visionpeft {__version__}",
-        base={"id": base.id, "hash": base.hash, "family": base.family.name},
-        method=spec.method,
-        adapter=shape,
-        trainable_parameters=context.trained or _numbers(context.adapter),
-        total_parameters=sum(parameter.numel() for parameter in base.model.parameters()),
-        adapter_bytes=context.path.stat().st_size,
-        seconds={name: round(spent, 2) for name, spent in progress.seconds.items()},
-        peak_memory=peak_memory(device),
+        **run_facts(context.run, context.classifier.base, progress),
         steps=context.steps,
         best_step=context.best_step,
         counts={name: counts(part) for name, part in parts.items()},
         pictures={name: len(part) for name, part in parts.items()},
         patients={name: found for name, part in parts.items() if (found := _patients(part))},
-        **_leaks(context, progress),
-        machine=machine(device),
-        versions=versions(),
-        warnings=tuple(progress.lines),
-        settings=dump(settings) if settings is not None else "",
+        leaks=tuple(map(str, leaks)),
+        leaks_checked=True,
     )
 
 
@@ -138,18 +113,12 @@ def counts(pictures: LabelledPictures) -> dict[str, int]:
     return dict(zip(pictures.labels, pictures.one_hot().sum(axis=0).tolist(), strict=True))
 
 
-def _numbers(adapter: Adapter) -> int:
-    return sum(tensor.numel() for tensors in (adapter.tensors, adapter.heads) for tensor in tensors.values())
-
-
 def _patients(pictures: LabelledPictures) -> int:
     return len({example.patient for example in pictures.examples if example.patient is not None})
 
 
-def _leaks(context: Context, progress: RecordingProgress) -> dict[str, Any]:
-    """What is in two splits, looked for anew: the report says it however it was treated before."""
+def leaks_of(context: Context, progress: RecordingProgress) -> list[Leak]:
+    """Return what is in two splits, looked for anew: the report says it however it was treated before."""
     from visionpeft.data.classification import leaks
 
-    settings = context.settings
-    found = leaks(context.splits, settings.data.split.leaks if settings is not None else None, progress)
-    return {"leaks": tuple(map(str, found)), "leaks_checked": True}
+    return leaks(context.splits, context.rules, progress)

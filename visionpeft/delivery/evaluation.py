@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visionpeft.delivery.result import RunResult
+from visionpeft.delivery.result import ADAPTER, RunResult
 from visionpeft.errors import ConfigError, DataError, OutputError, did_you_mean
 from visionpeft.progress import SILENT, Progress, RecordingProgress
 
 if TYPE_CHECKING:
     from visionpeft.config import RunConfig
-    from visionpeft.inference.model import Model
 
-ADAPTER, CONFIG = "adapter.safetensors", "config.yaml"
+CONFIG = "config.yaml"
 SPLITS = ("test", "validation", "train", "all")
 
 
@@ -76,7 +75,9 @@ def _found(job: Evaluation) -> tuple[Path, RunConfig | None]:
 
     if job.what.is_file():
         if job.data is None:
-            raise ConfigError(f"{job.what} is an adapter alone: name its pictures with --data, or give the run's folder.")
+            raise ConfigError(
+                f"{job.what} is an adapter alone: name its pictures with --data, or give the run's folder."
+            )
         return job.what, None
     adapter, config = job.what / ADAPTER, job.what / CONFIG
     if not adapter.is_file():

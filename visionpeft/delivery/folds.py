@@ -36,7 +36,13 @@ def join(config: ClassifyRun, results: Sequence[RunResult]) -> RunResult:
     rows = [result.metrics for result in results]
     means, spreads = mean_and_spread(rows)
     folder = config.output
-    told = {"folds": rows, "mean": means, "spread": spreads, "task": config.task, "program": f"visionpeft {__version__}"}
+    told = {
+        "folds": rows,
+        "mean": means,
+        "spread": spreads,
+        "task": config.task,
+        "program": f"visionpeft {__version__}",
+    }
     safefile.write_atomically(folder / METRICS, [json.dumps(told, indent=1).encode()])
     safefile.write_atomically(folder / CONFIG, [dump(config).encode()])
     page = render(folder, results, means, spreads)

@@ -143,9 +143,7 @@ class Classifier:
             self.merge()
         return LogitsModule(self).eval(), ("logits",)
 
-    def answers(
-        self, logits: np.ndarray[Any, np.dtype[np.float64]], threshold: float | None = None
-    ) -> list[Answer]:
+    def answers(self, logits: np.ndarray[Any, np.dtype[np.float64]], threshold: float | None = None) -> list[Answer]:
         """Return the answers that logits [N, C] mean, by temperature and thresholds, or by one for all."""
         targets = np.zeros(logits.shape if self.about.kind == "multilabel" else len(logits), dtype=np.int64)
         names = tuple(str(row) for row in range(len(logits)))

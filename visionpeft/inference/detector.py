@@ -90,9 +90,7 @@ class Detector:
         out = detector_output(self.base, preprocessing.pixels(images), preprocessing.masks(images))
         scores = detector_scores(self.base, out.logits).cpu()
         boxes = out.boxes.float().cpu().double().numpy()
-        return [
-            self._of_one(str(number), image, scores[number], boxes[number]) for number, image in enumerate(images)
-        ]
+        return [self._of_one(str(number), image, scores[number], boxes[number]) for number, image in enumerate(images)]
 
     def _of_one(
         self, name: str, image: Image.Image, scores: Tensor, boxes: np.ndarray[Any, np.dtype[np.float64]]
@@ -156,7 +154,7 @@ class Detector:
 class ScoresModule(nn.Module):
     """A detector as a module of pixels, for other runtimes.
 
-    It returns scores [N, Q, C] in [0, 1] and boxes [N, Q, 4], centre and size as shares of the pixels' width and height.
+    It returns scores [N, Q, C] in [0, 1] and boxes [N, Q, 4], centre and size as shares of the pixels' sides.
     """
 
     def __init__(self, base: VisionBase) -> None:

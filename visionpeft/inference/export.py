@@ -33,7 +33,10 @@ def export_model(
     """
     model = open_model(adapter, base, progress)
     module, outputs = model.exported()
-    told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in model.about.model_dump(mode="json").items()}
+    told = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in model.about.model_dump(mode="json").items()
+    }
     with progress.phase("writing ONNX", 1) as bar:
         size = model.about.preprocessing.size
         proof = export_onnx(module, path, size=size, outputs=outputs, about=told, overwrite=overwrite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from visionpeft.evaluation.classification.predictions import Predictions
 from visionpeft.evaluation.classification.statistics import Scored, statistics
 from visionpeft.inference.about import ClassifierAbout
 from visionpeft.inference.classifier import Classifier
-from visionpeft.models.manage import manage
 from visionpeft.models.heads import new_heads
+from visionpeft.models.manage import manage
 from visionpeft.models.vision import VisionBase
 from visionpeft.tasks.classification_objective import objective, weights_of
 from visionpeft.tasks.classification_samples import Batch, Samples
@@ -43,7 +43,7 @@ class Learning:
         metric: what chooses the best step on validation; None chooses none.
     """
 
-    loss: LossConfig = CrossEntropyLoss()
+    loss: LossConfig = field(default_factory=CrossEntropyLoss)
     class_weights: ClassWeights = "none"
     layer_decay: float | None = None
     metric: Metric | None = None

@@ -1,11 +1,10 @@
-"""Detection: a detector of the DETR family learns boxes of new classes, in the parts that the adapter's targets name."""
+"""Detection: a detector of the DETR family learns new classes in the parts that its adapter's targets name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from visionpeft.adapters.archive import Adapter

@@ -26,6 +26,7 @@ class DetectData(ScenesConfig):
         default=(), description="Sides that training draws from (multi-scale), at most image_size; empty: image_size."
     )
     fit: Literal["stretch", "pad"] | None = Field(
-        default=None, description="How a picture comes into the square: stretched, or whole with a border. Null: as base."
+        default=None,
+        description="How a picture comes into the square: stretched, or whole with a border. Null: as base.",
     )
     workers: int = Field(default=2, ge=0, le=64, description="Threads that read and vary the next step's pictures.")

@@ -41,7 +41,7 @@ class Groups:
         return _gathered(parameters, lambda name: f"{BODY}.{self._depth(name)}" if by_depth else BODY, self._heads)
 
     def by_part(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, list[nn.Parameter]]:
-        """Return a detector's parameters by group: "heads", "backbone", "encoder", "decoder", and "model" for others."""
+        """Return a detector's parameters by group: "backbone", "encoder", "decoder", "model" for others, "heads"."""
         return _gathered(parameters, self._part, self._heads)
 
     def decayed(self, groups: Iterable[str], decay: float) -> dict[str, float]:

@@ -67,7 +67,8 @@ def operating_points(
 
 
 def _fixed(label: str, config: OperatingPointConfig, note: str) -> OperatingPoint:
-    return OperatingPoint(label=label, threshold=config.threshold, rule="fixed threshold", chosen_on="fixed", note=note)
+    threshold = config.thresholds.get(label, config.threshold)
+    return OperatingPoint(label=label, threshold=threshold, rule="fixed threshold", chosen_on="fixed", note=note)
 
 
 def _chosen(label: str, probabilities: Array, truth: Truth, config: OperatingPointConfig) -> OperatingPoint:

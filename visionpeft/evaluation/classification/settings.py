@@ -17,6 +17,7 @@ class OperatingPointConfig(BaseModel):
             that reaches ``at_least`` of the one with as much as possible of the other; "fixed" takes ``threshold``.
         at_least: what the rules "sensitivity" and "specificity" have to reach on validation.
         threshold: of the rule "fixed", and of any class that validation has no examples for or against.
+        thresholds: instead of it, of single classes, by label.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,6 +25,7 @@ class OperatingPointConfig(BaseModel):
     rule: Rule = "youden"
     at_least: float | None = Field(default=None, gt=0.0, le=1.0)
     threshold: float = Field(default=0.5, gt=0.0, lt=1.0)
+    thresholds: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _goal_fits(self) -> OperatingPointConfig:
