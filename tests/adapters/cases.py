@@ -1,7 +1,8 @@
-"""The grid of the adapter tests: every method of the table on a tiny SD 1.x, a tiny SDXL and a tiny ViT."""
+"""The grid of the adapter tests: every method of the table on those of a tiny SD 1.x, SDXL and ViT that take it."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import torch
 
 from tests.tiny import tiny_sd1, tiny_sdxl, tiny_vit
 from visionpeft.adapters.archive import Adapter
-from visionpeft.adapters.manager import AdapterManager
+from visionpeft.adapters.manager import AdapterManager, Report
 from visionpeft.adapters.methods import METHODS
 from visionpeft.adapters.spec import AdapterSpec, read_spec
 from visionpeft.models.base import Base
@@ -77,15 +78,40 @@ MODELS: dict[str, Callable[[], Model]] = {
     "sdxl": lambda: diffusion(tiny_sdxl()),
     "vit": vision,
 }
-SETTINGS = {"lokr": {"rank": 2, "decompose_both": True}, "oft": {"block_size": 4}, "ia3": {}}
+SETTINGS = {
+    "lokr": {"rank": 2, "decompose_both": True},
+    "oft": {"block_size": 4},
+    "ia3": {},
+    "full": {},
+    "probe": {"targets": ()},
+    "vpt": {"targets": (), "tokens": 3, "deep": True},
+}
+LAYERED = sorted(name for name, method in METHODS.items() if method.where == "layers")
+"""Methods that change linear layers and convolutions."""
+SCALED = sorted(name for name, method in METHODS.items() if method.where in ("layers", "modules"))
+"""Methods that act at any weight."""
 every_method = pytest.mark.parametrize("method", sorted(METHODS))
+every_layered_method = pytest.mark.parametrize("method", LAYERED)
+every_case = pytest.mark.parametrize(
+    ("method", "kind"),
+    [(method, kind) for method in sorted(METHODS) for kind in sorted(MODELS) if method in SCALED or kind == "vit"],
+)
 every_model = pytest.mark.parametrize("kind", sorted(MODELS))
 
 
 def spec_for(method: str, model: Model, **more: object) -> AdapterSpec:
-    return read_spec(
-        {"method": method, "targets": model.targets, **SETTINGS.get(method, {"rank": 3, "alpha": 2.0}), **more}
-    )
+    targets = dict.fromkeys(model.targets, "all") if method == "full" else model.targets
+    return read_spec({"method": method, "targets": targets, **SETTINGS.get(method, {"rank": 3, "alpha": 2.0}), **more})
+
+
+def begin(method: str, model: Model, name: str = "a", **more: object) -> Report:
+    """Add an adapter; one that has nothing but heads begins with a copy of the model's own."""
+    heads = {"model.classifier": copy.deepcopy(plain_head(model))} if method == "probe" else None
+    return model.manager.add(name, spec_for(method, model, **more), heads=heads)
+
+
+def plain_head(model: Model) -> torch.nn.Module:
+    return model.manager._tree.base("model.classifier")
 
 
 def stir(manager: AdapterManager, name: str, seed: int = 0, size: float = 0.1) -> None:
@@ -97,7 +123,7 @@ def stir(manager: AdapterManager, name: str, seed: int = 0, size: float = 0.1) -
 
 
 def trained(method: str, model: Model, name: str = "a", seed: int = 0, **more: object) -> Adapter:
-    model.manager.add(name, spec_for(method, model, **more))
+    begin(method, model, name, **more)
     stir(model.manager, name, seed)
     return model.manager.capture(name)
 

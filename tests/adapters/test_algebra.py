@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.adapters.cases import every_method
+from tests.adapters.cases import LAYERED, every_layered_method
 from visionpeft.adapters.algebra import as_lora, bias_delta, compress, delta, low_rank, rotations, split_name
 from visionpeft.adapters.methods import METHODS, new_branch
 from visionpeft.adapters.spec import LohaSpec, LoraSpec, OftSpec, read_spec, scale_of
@@ -42,7 +42,7 @@ def peft_layer(method, layer, spec, parts):
 
 
 @pytest.mark.parametrize("shape", sorted(LAYERS))
-@every_method
+@every_layered_method
 def test_delta_and_bias_are_what_peft_merges(method, shape):
     torch.manual_seed(1)
     layer = LAYERS[shape]()
@@ -58,7 +58,7 @@ def test_delta_and_bias_are_what_peft_merges(method, shape):
 
 
 @pytest.mark.parametrize("shape", sorted(LAYERS))
-@every_method
+@every_layered_method
 def test_live_output_is_what_peft_says(method, shape):
     if (method, shape) == ("oft", "conv"):
         pytest.skip("peft folds overlapping patches there, so its live output is not its own merged weight's")
@@ -71,7 +71,7 @@ def test_live_output_is_what_peft_says(method, shape):
     assert torch.allclose(mine, peft_layer(method, layer, spec, branch.parts)(x), atol=1e-5)
 
 
-@every_method
+@every_layered_method
 def test_delta_in_closed_form_in_float64(method):
     layer = nn.Linear(12, 8)
     spec, branch = make(method, layer)
@@ -156,7 +156,7 @@ def test_compress_keeps_the_best_part():
 
 def test_what_needs_the_base_says_so():
     layer = nn.Linear(12, 8)
-    for method in METHODS.values():
+    for method in (METHODS[name] for name in LAYERED):
         spec, branch = make(method.name, layer)
         if method.needs_base:
             with pytest.raises(AdapterError, match=f"'{method.name}' changes the base weights"):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from tests.adapters.cases import MODELS, every_method, every_model, spec_for, stir, trained
+from tests.adapters.cases import MODELS, every_layered_method, every_model, spec_for, stir, trained
 from visionpeft.adapters.algebra import deltas
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
 from visionpeft.adapters.blend import BLENDS, blend
@@ -127,7 +127,7 @@ def test_words_and_metadata_are_joined():
 
 
 @every_model
-@every_method
+@every_layered_method
 def test_any_method_becomes_lora(kind, method):
     model = MODELS[kind]()
     value = trained(method, model)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.adapters.cases import MODELS, every_method, spec_for, stir
+from tests.adapters.cases import MODELS, every_layered_method, spec_for, stir
 from tests.tiny import tiny_vit
 from visionpeft.adapters.spec import LoraSpec
 from visionpeft.models.manage import manage
@@ -22,7 +22,7 @@ class NoReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@every_method
+@every_layered_method
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_no_step_reads_a_value_back(method, dropout):
     model = MODELS["vit"]()
@@ -36,7 +36,7 @@ def test_no_step_reads_a_value_back(method, dropout):
             layer.train()(torch.randn(3, layer.base.in_features)).sum().backward()
 
 
-@every_method
+@every_layered_method
 def test_a_layer_is_one_graph_and_swap_needs_no_new_one(method):
     model = MODELS["vit"]()
     model.targets = {"model": "attention.q"}

@@ -16,11 +16,13 @@ from torch import Tensor
 from visionpeft.adapters.spec import (
     DoraSpec,
     FlatSpec,
+    FullSpec,
     Ia3Spec,
     LohaSpec,
     LokrSpec,
     LoraSpec,
     OftSpec,
+    PlacedSpec,
     RsLoraSpec,
     Spec,
     scale_of,
@@ -33,17 +35,21 @@ if TYPE_CHECKING:
 PARAMETERS = (
     "lora_A.weight", "lora_B.weight", "lora_magnitude_vector", "oft_R.weight", "ia3_l",
     "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
-    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "prompts",
 )  # fmt: skip
+DIFF = ".diff"  # full tuning's difference of a parameter: "component.path.weight.diff"
 Parts = Mapping[str, Tensor]
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return ("component.path", parameter) of a tensor's name.
+    """Return ("component.path", parameter) of a tensor's name; the parameter of a difference is "weight.diff".
 
     Raises:
         AdapterError: the name ends in no parameter of any method.
     """
+    if name.endswith(DIFF):
+        place, _, parameter = name.removesuffix(DIFF).rpartition(".")
+        return place, parameter + DIFF
     for parameter in PARAMETERS:
         if name.endswith("." + parameter):
             return name[: -len(parameter) - 1], parameter
@@ -62,7 +68,7 @@ def modules(adapter: Adapter) -> dict[str, dict[str, Tensor]]:
 
 
 def deltas(adapter: Adapter, base: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Return every ΔW of an adapter by "component.path", in its weight's shape.
+    """Return every ΔW of an adapter by "component.path", in its weight's shape; of full tuning, of what has a weight.
 
     Args:
         adapter: of any method.
@@ -74,6 +80,8 @@ def deltas(adapter: Adapter, base: Mapping[str, Tensor] | None = None) -> dict[s
     found: dict[str, Tensor] = {}
     for place, parts in modules(adapter).items():
         component, _, path = place.partition(".")
+        if isinstance(adapter.specs[component], FullSpec) and "weight.diff" not in parts:
+            continue  # a class token, a position embedding
         found[place] = delta(adapter.specs[component], parts, (base or {}).get(place), path=path)
     return found
 
@@ -91,6 +99,10 @@ def delta(spec: Spec, parts: Parts, base: Tensor | None = None, *, path: str = "
         AdapterError: the method needs the base weight and it is not given.
     """
     scale = scale_of(spec, path)
+    if isinstance(spec, FullSpec):
+        return _wide(parts["weight.diff"])
+    if isinstance(spec, PlacedSpec):
+        raise AdapterError(f"The method '{_method(spec)}' changes no weights, so it has no ΔW.")
     if isinstance(spec, LoraSpec | RsLoraSpec):
         return _lora(parts, scale, base)
     if isinstance(spec, LohaSpec | LokrSpec):
@@ -109,7 +121,9 @@ def delta(spec: Spec, parts: Parts, base: Tensor | None = None, *, path: str = "
 
 
 def bias_delta(spec: Spec, parts: Parts, bias: Tensor) -> Tensor | None:
-    """Return Δb of one module, or None where the method leaves the bias alone: only (IA)³ on outputs scales it."""
+    """Return Δb of one module, or None where the method leaves the bias alone: (IA)³ scales it, full tuning adds."""
+    if isinstance(spec, FullSpec):
+        return parts.get("bias.diff")
     if not isinstance(spec, Ia3Spec) or scales_input(parts["ia3_l"]):
         return None
     return _wide(bias) * (_wide(parts["ia3_l"]).flatten() - 1)

@@ -30,6 +30,7 @@ class AdapterMetadata(BaseModel):
         trigger_words: the words that call its subject.
         program: what wrote it.
         heads: what belongs to its heads: label names, preprocessing.
+        head_modules: its heads by place ("model.classifier"), and the names of their parameters.
         extra: anything else, as text.
     """
 
@@ -41,6 +42,7 @@ class AdapterMetadata(BaseModel):
     trigger_words: tuple[str, ...] = ()
     program: str = PROGRAM
     heads: dict[str, Any] = Field(default_factory=dict)
+    head_modules: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     extra: dict[str, str] = Field(default_factory=dict)
 
 
@@ -51,8 +53,10 @@ class Adapter:
     Attributes:
         specs: component ("unet", "text_encoder", "model") -> its spec.
         tensors: "component.canonical.module.path.parameter" -> tensor, parameters as peft names them
-            ("unet.mid_block.attentions.0.proj_in.lora_A.weight", float32 from training).
-        heads: trained heads, and trained words as "text_encoder.token.<word>" of shape [n, width].
+            ("unet.mid_block.attentions.0.proj_in.lora_A.weight", float32 from training); those of full tuning are
+            named after the parameter ("model.vit.layernorm.weight.diff"), prompts after their layer (".prompts").
+        heads: trained heads as "model.classifier.weight", and trained words as "text_encoder.token.<word>" of shape
+            [n, width].
         metadata: family, base, trigger words.
     """
 

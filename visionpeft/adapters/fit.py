@@ -12,9 +12,11 @@ from visionpeft.adapters.algebra import delta, modules
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
 from visionpeft.adapters.layers import Branch
 from visionpeft.adapters.methods import PRINCIPAL, method_of
+from visionpeft.adapters.slots import Part
 from visionpeft.adapters.spec import (
     AdapterSpec,
     FlatSpec,
+    FullSpec,
     Ia3Spec,
     LoraSpec,
     RankSpec,
@@ -64,7 +66,10 @@ def captured_spec(spec: AdapterSpec) -> AdapterSpec:
 
 
 def with_kernels(spec: AdapterSpec, layers: Mapping[str, nn.Module]) -> AdapterSpec:
-    """The spec, with the kernels of the convolutions among the adapted layers where its method keeps them."""
+    """The spec, with what its method keeps of the adapted modules: kernels of convolutions, what is no layer at all."""
+    if isinstance(spec, FullSpec):
+        odd = tuple(path for path, layer in layers.items() if not isinstance(layer, nn.Linear | nn.Conv2d))
+        return spec.model_copy(update={"others": odd})
     if not isinstance(spec, FlatSpec):
         return spec
     found = {path: layer_shape(layer)[2:] for path, layer in layers.items() if isinstance(layer, nn.Conv2d)}
@@ -88,32 +93,39 @@ def plain_targets(spec: AdapterSpec) -> Targets:
 
 
 def read_parts(
-    adapter: Adapter, wanted: Iterable[str], layers: Mapping[str, nn.Module]
+    adapter: Adapter, component: str, wanted: Iterable[str], modules_there: Iterable[str]
 ) -> dict[str, dict[str, Tensor]]:
-    """Return an adapter's tensors by "component.path" and parameter, every one checked against its layer.
+    """Return an adapter's tensors for one component by place and parameter.
 
     Args:
         adapter: the adapter.
-        wanted: the places that its specs' targets name on this model.
-        layers: "component.path" -> layer, of every adapted component.
+        component: the component.
+        wanted: the places ("component.path") that its spec means on this model.
+        modules_there: all places that it could mean.
 
     Raises:
-        AdapterError: a place or tensor is missing, unexpected, or of a wrong shape.
+        AdapterError: a place is missing or unexpected.
     """
-    found = modules(adapter)
-    wanted = set(wanted)
-    strange = [place for place in found if place not in layers]
-    if strange:
-        near = did_you_mean(strange[0], layers)
+    found = {place: parts for place, parts in modules(adapter).items() if place.partition(".")[0] == component}
+    wanted, there = set(wanted), set(modules_there)
+    if strange := [place for place in found if place not in there]:
+        near = did_you_mean(strange[0], there)
         raise AdapterError(f"The adapter has {_some(strange)}, and this model has no such layer.{near}")
     if unexpected := [place for place in found if place not in wanted]:
         raise AdapterError(f"The adapter has tensors for {_some(unexpected)}, which its spec does not target.")
     if missing := sorted(wanted - set(found)):
         raise AdapterError(f"The adapter misses the tensors of {_some(missing)}, which its spec targets.")
-    for place, parts in found.items():
-        component, _, path = place.partition(".")
-        _check_parts(adapter.specs[component], place, path, parts, layers[place])
     return found
+
+
+def check_exactly(place: str, parts: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise AdapterError where a place's tensors are not of exactly these names and shapes."""
+    if odd := sorted(set(parts) ^ set(shapes)):
+        has = "misses" if odd[0] in shapes else "has the unexpected"
+        raise AdapterError(f"The adapter {has} tensor '{odd[0]}' at '{place}'.")
+    for name, shape in shapes.items():
+        if tuple(parts[name].shape) != shape:
+            raise AdapterError(f"'{place}': '{name}' is {tuple(parts[name].shape)} instead of {shape}.")
 
 
 def _some(places: list[str]) -> str:
@@ -121,7 +133,9 @@ def _some(places: list[str]) -> str:
     return ", ".join(f"'{place}'" for place in places[:3]) + more
 
 
-def _check_parts(spec: AdapterSpec, place: str, path: str, parts: Mapping[str, Tensor], layer: nn.Module) -> None:
+def check_parts(spec: AdapterSpec, place: str, parts: Mapping[str, Tensor], layer: nn.Module) -> None:
+    """Raise AdapterError where tensors of a method that changes layers do not fit their layer."""
+    path = place.partition(".")[2]
     allowed = method_of(spec).parameters
     if unexpected := [name for name in parts if name not in allowed]:
         raise AdapterError(f"'{place}' has '{unexpected[0]}'; {spec.method} has only {', '.join(allowed)}.")
@@ -156,7 +170,7 @@ def layer_shape(layer: nn.Module) -> tuple[int, ...]:
     raise AdapterError(f"A {type(layer).__name__} cannot be adapted.")
 
 
-def scales_differ(specs: Mapping[str, AdapterSpec], other: Adapter, branches: Mapping[str, Branch]) -> str:
+def scales_differ(specs: Mapping[str, AdapterSpec], other: Adapter, branches: Mapping[str, Part]) -> str:
     """The first place where two adapters have another method or scale, or ""."""
     for place in branches:
         component, _, path = place.partition(".")
@@ -169,7 +183,7 @@ def scales_differ(specs: Mapping[str, AdapterSpec], other: Adapter, branches: Ma
 
 
 def check_swap(
-    name: str, branches: Mapping[str, Branch], rows: Mapping[str, Tensor], adapter: Adapter
+    name: str, branches: Mapping[str, Part], rows: Mapping[str, Tensor], adapter: Adapter
 ) -> list[tuple[Tensor, Tensor]]:
     """Return (target, source) pairs that put an adapter's values into branches and rows.
 
@@ -177,7 +191,7 @@ def check_swap(
         AdapterError: it has other tensors or shapes.
     """
     targets = {f"{place}.{part}": tensor for place, branch in branches.items() for part, tensor in branch.whole.items()}
-    for kind, have, give in (("tensor", targets, adapter.tensors), ("word", rows, adapter.heads)):
+    for kind, have, give in (("tensor", targets, adapter.tensors), ("head", rows, adapter.heads)):
         if odd := sorted(set(have) ^ set(give)):
             raise AdapterError(f"Adapter '{name}': the {kind} '{odd[0]}' is only in one of the two; swap takes equals.")
         for key, tensor in have.items():
@@ -190,8 +204,8 @@ def check_swap(
     return pairs
 
 
-def _pairs(place: str, branch: Branch, tensors: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    if not branch.start:
+def _pairs(place: str, branch: Part, tensors: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    if not isinstance(branch, Branch) or not branch.start:
         return [(part, tensors[f"{place}.{name}"]) for name, part in branch.parts.items()]
     down, up = tensors[f"{place}.lora_A.weight"], tensors[f"{place}.lora_B.weight"]
     rank = down.shape[0] // 2

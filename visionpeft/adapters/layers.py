@@ -8,30 +8,17 @@ Nothing in the forward pass reads a value back from the device or branches on on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
-from visionpeft.adapters.algebra import delta, ia3_factor, scales_input
+from visionpeft.adapters.algebra import DIFF, bias_delta, delta, ia3_factor, scales_input
+from visionpeft.adapters.slots import SLOT, Active, Part, Slot, attribute
 from visionpeft.adapters.spec import DropoutSpec, LoraSpec, Spec, scale_of
-
-SLOT = "adapter_"  # a module table has attributes of its own ("keys", "items"); with a prefix every name is free
-
-
-Move = Callable[[Tensor], Tensor]
-
-
-def keeping_float32(fn: Move) -> Move:
-    """Do to a tensor what `model.to(...)` does, but keep its type: masters stay float32 in a bfloat16 model."""
-
-    def move(tensor: Tensor) -> Tensor:
-        probe = fn(tensor.new_empty(0))
-        return fn(tensor) if probe.dtype == tensor.dtype else tensor.to(probe.device)
-
-    return move
 
 
 class Live(Protocol):
@@ -42,7 +29,73 @@ class Live(Protocol):
         ...
 
 
-class Branch(nn.Module):
+class AdaptedLayer(Slot):
+    """A module with the branches and shifts of its adapters."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__(base)
+        self._shifts: Active = ()
+        self._adds: Active = ()
+        self._hold_still()
+
+    def act(self, active: Active) -> None:
+        """Let these parts act, at these weights, and no others."""
+        self.active = active
+        self._shifts = tuple(pair for pair in active if isinstance(self.branch(pair[0]), Shift))
+        self._adds = tuple(pair for pair in active if isinstance(self.branch(pair[0]), Branch))
+
+    def train(self, mode: bool = True) -> AdaptedLayer:
+        """As for any module, but a batch norm keeps its running statistics, which are the base's."""
+        super().train(mode)
+        self._hold_still()
+        return self
+
+    def follow(self) -> None:
+        """Take over the mode and the device of the module in the slot; a batch norm's own mode says nothing."""
+        mode = self.training
+        super().follow()
+        if is_batch_norm(self.base):
+            self.training = mode
+
+    def _hold_still(self) -> None:
+        if is_batch_norm(self.base):
+            self.base.eval()
+
+    def of_base(self, name: str) -> Any:
+        """An attribute of the module in the slot; its parameters as they act, since some models read them directly."""
+        return self._shifted().get(name) if self._shifts and name in self.base._parameters else super().of_base(name)
+
+    def _shifted(self) -> dict[str, Tensor]:
+        """``W + Σ wᵢ Dᵢ`` of every parameter that is shifted, in its own type."""
+        total: dict[str, Tensor] = {}
+        own = self.base._parameters
+        for name, weight in self._shifts:
+            for parameter, change in self.branch(name).changes(self.base).items():
+                before = total.get(parameter, own[parameter])
+                total[parameter] = before + (change if weight == 1.0 else weight * change)
+        return {name: value.to(own[name].dtype) for name, value in total.items()}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return ``base(x) + Σ wᵢ · δᵢ(x)``, the first term with the shifted parameters in place of the base's."""
+        if not self._shifts:
+            total = out = self.base(*args, **kwargs)
+        else:
+            total = functional_call(self.base, self._shifted(), args, kwargs, tie_weights=False)
+            out = self.base(*args, **kwargs) if self._adds else total
+        if not self._adds:
+            return total
+        for name, weight in self._adds:
+            part = self.branches[SLOT + name](args[0], out)
+            total = total + (part if weight == 1.0 else weight * part)
+        return total.to(out.dtype)
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module keeps running statistics of what it sees."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)  # pyright: ignore[reportPrivateUsage]
+
+
+class Branch(Part):
     """One adapter's parameters at one layer.
 
     Args:
@@ -54,6 +107,8 @@ class Branch(nn.Module):
         start: frozen factors that are subtracted (PiSSA, OLoRA), or nothing.
     """
 
+    kind = AdaptedLayer
+
     def __init__(
         self,
         spec: Spec,
@@ -63,17 +118,14 @@ class Branch(nn.Module):
         parts: Mapping[str, Tensor],
         start: Mapping[str, Tensor],
     ) -> None:
-        super().__init__()
+        super().__init__(parts)
         self.spec, self.path, self.live = spec, path, live
         self.scale = scale_of(spec, path)
         self.dropout = spec.dropout if isinstance(spec, DropoutSpec) else 0.0
         self._base = (base,)  # in a tuple, so that it is no child of this module
-        self._names = tuple(parts)
-        for name, part in parts.items():
-            self.register_parameter(_attribute(name), nn.Parameter(part.detach().to(torch.float32).clone()))
         self._starts = tuple(start)
         for name, part in start.items():
-            self.register_buffer("start_" + _attribute(name), part.detach().to(torch.float32).clone())
+            self.register_buffer("start_" + attribute(name), part.detach().to(torch.float32).clone())
 
     @property
     def base(self) -> nn.Module:
@@ -81,14 +133,9 @@ class Branch(nn.Module):
         return self._base[0]
 
     @property
-    def parts(self) -> dict[str, nn.Parameter]:
-        """The trainable parameters by name."""
-        return {name: getattr(self, _attribute(name)) for name in self._names}
-
-    @property
     def start(self) -> dict[str, Tensor]:
         """The frozen factors that are subtracted, by name; empty for most."""
-        return {name: getattr(self, "start_" + _attribute(name)) for name in self._starts}
+        return {name: getattr(self, "start_" + attribute(name)) for name in self._starts}
 
     @property
     def whole(self) -> dict[str, Tensor]:
@@ -101,56 +148,53 @@ class Branch(nn.Module):
             "lora_B.weight": torch.cat([parts["lora_B.weight"], -start["lora_B.weight"]], dim=1),
         }
 
+    def changes(self, base: nn.Module) -> dict[str, Tensor]:
+        """ΔW, and Δb where the method changes the bias, by the parameter's name."""
+        weight, bias = base.get_parameter("weight"), getattr(base, "bias", None)
+        shift = None if bias is None else bias_delta(self.spec, self.parts, bias)
+        change = {"weight": delta(self.spec, self.whole, weight, path=self.path)}
+        return change if shift is None else {**change, "bias": shift}
+
     def forward(self, x: Tensor, out: Tensor) -> Tensor:
         """Return δ(x), given the base layer's output for x."""
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.float32)
         return self.live(self, F.dropout(x, self.dropout, self.training and self.dropout > 0), out)
 
-    def _apply(self, fn: Move, recurse: bool = True) -> Branch:
-        return super()._apply(keeping_float32(fn), recurse)
+
+class Shift(Part):
+    """Full tuning's differences for the parameters that one module owns itself.
+
+    Args:
+        parts: "weight.diff" and so on, float32, in their parameter's shape.
+        tied: differences that belong to another module and are used here too, as the base ties the parameters.
+        follows: where nothing is its own, the place that the tied ones belong to.
+    """
+
+    kind = AdaptedLayer
+
+    def __init__(
+        self, parts: Mapping[str, Tensor], tied: Mapping[str, nn.Parameter] | None = None, follows: str = ""
+    ) -> None:
+        super().__init__(parts)
+        self.follows = follows
+        self._tied = tuple(tied or {})
+        for name, parameter in (tied or {}).items():
+            self.register_parameter(attribute(name), parameter)
+
+    def changes(self, base: nn.Module) -> dict[str, Tensor]:
+        """The differences by the parameter's name."""
+        del base
+        return {name.removesuffix(DIFF): getattr(self, attribute(name)) for name in (*self._names, *self._tied)}
 
 
-class AdaptedLayer(nn.Module):
-    """A base layer with the branches of its adapters; `active` is set by the manager, (name, weight) in order."""
+class Still(Part):
+    """Nothing: it keeps a batch norm in a slot, and so its running statistics still."""
 
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.base = base
-        self.branches = nn.ModuleDict()
-        self.active: tuple[tuple[str, float], ...] = ()
-        self.train(base.training)
+    kind = AdaptedLayer
 
-    def branch(self, name: str) -> Branch:
-        """The branch of an adapter."""
-        return self.branches[SLOT + name]  # pyright: ignore[reportReturnType]
-
-    def put(self, name: str, branch: Branch) -> None:
-        """Add an adapter's branch."""
-        self.branches[SLOT + name] = branch.train(self.training)
-
-    def drop(self, name: str) -> None:
-        """Remove an adapter's branch."""
-        del self.branches[SLOT + name]
-
-    @property
-    def weight(self) -> Tensor:
-        """The base layer's weight, for callers that look at a layer's type or device."""
-        return self.base.weight  # pyright: ignore[reportReturnType]
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The base layer's bias."""
-        return self.base.bias  # pyright: ignore[reportReturnType]
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return ``base(x) + Σ wᵢ · δᵢ(x)``."""
-        out = self.base(x, *args, **kwargs)
-        total = out
-        for name, weight in self.active:
-            part = self.branches[SLOT + name](x, out)
-            total = total + (part if weight == 1.0 else weight * part)
-        return total.to(out.dtype)
+    def __init__(self) -> None:
+        super().__init__({})
 
 
 def apply_weight(base: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
@@ -204,7 +248,3 @@ _PLAIN = LoraSpec(rank=1)  # a scale of 1
 
 def _channels(values: Tensor, out: Tensor) -> Tensor:
     return values.reshape(-1, 1, 1) if out.ndim == 4 else values
-
-
-def _attribute(name: str) -> str:
-    return name.replace(".", "_")

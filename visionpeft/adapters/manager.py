@@ -12,17 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
-from visionpeft.adapters.build import fresh_branches, given_branches
+from visionpeft.adapters.build import fresh_parts, given_parts, head_parts, head_values, stored_heads
 from visionpeft.adapters.fit import captured_spec, check_base, check_swap, scales_differ, with_kernels
-from visionpeft.adapters.layers import Branch
-from visionpeft.adapters.merging import Merged, merge_layer
+from visionpeft.adapters.heads import Head
+from visionpeft.adapters.layers import Still
+from visionpeft.adapters.merging import Merged, check_ties, merge_layer
 from visionpeft.adapters.rename import with_newest_names
 from visionpeft.adapters.resolve import Family, check_component, split_spec
+from visionpeft.adapters.slots import Part
 from visionpeft.adapters.spec import AdapterSpec
 from visionpeft.adapters.state import Held, Report, Status
 from visionpeft.adapters.tokens import Words
 from visionpeft.adapters.tree import ModelTree
-from visionpeft.adapters.weights import Weights, check_name, layer_weights, read_weights
+from visionpeft.adapters.weights import LayerWeights, Weights, check_name, layer_weights, read_weights
 from visionpeft.errors import AdapterError
 
 __all__ = ["AdapterManager", "Report", "Status"]
@@ -84,45 +86,64 @@ class AdapterManager:
         return Status(methods, held.report(parameters), held.weight, trains, name in self._merged_names)
 
     def _parameters(self, name: str) -> list[nn.Parameter]:
-        return [parameter for group in self._groups(name).values() for parameter in group]
+        return list(self.parameters(name).values())
 
-    def _groups(self, name: str) -> dict[str, list[nn.Parameter]]:
-        groups: dict[str, list[nn.Parameter]] = {}
-        for place in self._held[name].places:
-            parts = self._branch(place, name).parts
-            groups.setdefault(place.partition(".")[0], []).extend(parts.values())
-        for key, row in sorted(self._words.rows(name).items()):
-            groups.setdefault(key.partition(".")[0], []).append(row)
-        return {component: groups[component] for component in self.components if component in groups}
+    def parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """An adapter's float32 parameters by the names of `capture` ("model.vit.layernorm.weight.diff").
+
+        Components come in the model's order; in each, layers in its order, then heads, then trained words. Of an
+        adapter that began with PiSSA or OLoRA, they are those that train.
+
+        Raises:
+            AdapterError: an unknown name.
+        """
+        check_name(name, self.names)
+        held = self._held[name]
+        own = {f"{place}.{key}": p for place in held.weighed for key, p in self._tree.part(place, name).parts.items()}
+        own |= dict(sorted(self._words.rows(name).items()))
+        order = list(self.components)
+        return dict(sorted(own.items(), key=lambda entry: order.index(entry[0].partition(".")[0])))
 
     def add(
         self,
         name: str,
         spec: AdapterSpec | Mapping[str, AdapterSpec],
         *,
+        heads: Mapping[str, nn.Module] | None = None,
+        about: Mapping[str, Any] | None = None,
         tokens: Mapping[str, str] | None = None,
         seed: int = 0,
     ) -> Report:
-        """Put a new, trainable adapter on the model, active at weight 1; the model's output does not change yet.
+        """Put a new, trainable adapter on the model, active at weight 1.
+
+        The model's output does not change yet, but for a new head and the prompts of VPT.
 
         Args:
             name: letters, digits, "_", "+" and "-".
             spec: one for all its targets, or one by component.
+            heads: "component.path" -> the module that answers there while the adapter is active, its values copied; a
+                linear layer, or of the structure that the base's has. It trains whole.
+            about: what belongs to the heads, as JSON: {"labels": […], "preprocessing": {…}}.
             tokens: new word -> existing word that it starts from ("<robot>": "toy"), trained in every text encoder.
             seed: of the first values; the same on every device. The global random state is left alone.
 
         Raises:
             TargetError: a target names no layer.
-            AdapterError: a name in use, an unknown component, a layer that the method cannot adapt.
+            AdapterError: a name in use, an unknown component, a layer that the method cannot adapt, a head that a file
+                could not give back.
         """
         self._check_free(name)
         specs = split_spec(spec, list(self.components))
-        branches = fresh_branches(self._tree, self.family, specs, seed)
+        values = head_values(self._tree, heads or {})
+        new_heads = head_parts(self._tree, values, about or {})
+        parts = fresh_parts(self._tree, self.family, specs, new_heads, seed)
         rows = self._words.first_rows(tokens) if tokens else {}
         metadata = AdapterMetadata(
-            family=self.family.name, base=self.base, base_hash=self.base_hash, trigger_words=tuple(sorted(tokens or {}))
-        )
-        return self._mount(name, Held(specs, metadata), branches, rows, trainable=True)
+            family=self.family.name, base=self.base, base_hash=self.base_hash,
+            trigger_words=tuple(sorted(tokens or {})), heads=dict(about or {}),
+            head_modules={place: tuple(tensors) for place, tensors in values.items()},
+        )  # fmt: skip
+        return self._mount(name, Held(specs, metadata), parts, new_heads, rows, trainable=True)
 
     def attach(
         self, name: str, adapter: Adapter | str | Path, *, trainable: bool = False, other_base: bool = False
@@ -144,10 +165,12 @@ class AdapterManager:
         check_base(value.metadata, self.family.name, self.base, self.base_hash, other_base=other_base)
         for component in value.specs:
             check_component(component, list(self.components))
-        branches = given_branches(self._tree, self.family, value)
-        self._words.check(value.heads)
+        values, rows = stored_heads(value)
+        heads = head_parts(self._tree, values, value.metadata.heads)
+        parts = given_parts(self._tree, self.family, value, heads)
+        self._words.check(rows)
         held = Held(dict(value.specs), value.metadata)
-        return self._mount(name, held, branches, value.heads, trainable=trainable)
+        return self._mount(name, held, parts, heads, rows, trainable=trainable)
 
     def remove(self, *names: str) -> None:
         """Take adapters off. After the last one the original modules are back and `state_dict()` is bit-equal.
@@ -159,7 +182,8 @@ class AdapterManager:
         for name in names:
             check_name(name, self.names)
         for name in dict.fromkeys(names):
-            for place in self._held.pop(name).places:
+            held = self._held.pop(name)
+            for place in (*held.weighed, *held.others):
                 self._tree.drop(place, name)
             self._words.drop(name)
         self._project()
@@ -176,9 +200,9 @@ class AdapterManager:
         held = self._held[name]
         tensors: dict[str, Tensor] = {}
         for place in held.places:
-            for parameter, tensor in self._branch(place, name).whole.items():
+            for parameter, tensor in self._tree.part(place, name).whole.items():
                 tensors[f"{place}.{parameter}"] = _copied(tensor)
-        heads = {key: _copied(row) for key, row in self._words.rows(name).items()}
+        heads = {key: _copied(row) for key, row in self._whole_heads(name).items()}
         specs = {component: captured_spec(spec) for component, spec in held.specs.items()}
         return Adapter(specs, tensors, heads, held.metadata)
 
@@ -193,33 +217,43 @@ class AdapterManager:
         check_name(name, self.names)
         value = with_newest_names(adapter if isinstance(adapter, Adapter) else Adapter.load(adapter), self.family)
         held = self._held[name]
-        branches = {place: self._branch(place, name) for place in held.places}
+        branches = {place: self._tree.part(place, name) for place in held.places}
         specs = {component: captured_spec(spec) for component, spec in held.specs.items()}
         if differing := scales_differ(specs, value, branches):
             raise AdapterError(
                 f"Adapter '{name}': '{differing}' has another scale in the one to swap in; remove and attach."
             )
-        copies = check_swap(name, branches, self._words.rows(name), value)
+        copies = check_swap(name, branches, self._whole_heads(name), value)
         with torch.no_grad():
             for target, source in copies:
                 target.copy_(source)
+
+    def _whole_heads(self, name: str) -> dict[str, nn.Parameter]:
+        parts = {place: self._tree.part(place, name).parts for place in self._held[name].heads}
+        heads = {f"{place}.{key}": parameter for place, own in parts.items() for key, parameter in own.items()}
+        return heads | self._words.rows(name)
 
     def _mount(
         self,
         name: str,
         held: Held,
-        branches: Mapping[str, Branch],
+        parts: Mapping[str, Part],
+        heads: Mapping[str, Head],
         rows: Mapping[str, Tensor],
         *,
         trainable: bool,
     ) -> Report:
-        held.places = list(branches)
+        held.places = [place for place, part in parts.items() if not part.follows]
+        held.heads = [place for place, head in heads.items() if not head.follows]
         for component, spec in held.specs.items():
-            adapted = {b.path: b.base for place, b in branches.items() if place.partition(".")[0] == component}
-            held.specs[component] = with_kernels(spec, adapted)
+            own = [place for place in held.places if place.partition(".")[0] == component]
+            held.specs[component] = with_kernels(spec, {p.partition(".")[2]: self._tree.base(p) for p in own})
+        norms = {place: Still() for part in held.specs for place in self._tree.batch_norms(part) if place not in parts}
+        every: dict[str, Part] = {**norms, **parts, **heads}
+        held.others = [place for place in every if place not in held.weighed]
         self._held[name] = held
-        for place, branch in branches.items():
-            self._tree.put(place, name, branch.requires_grad_(trainable))
+        for place, part in every.items():
+            self._tree.put(place, name, part.requires_grad_(trainable))
         self._words.put(name, rows, trainable)
         self._project()
         return held.report(self._parameters(name))
@@ -230,31 +264,41 @@ class AdapterManager:
         Args:
             weights: a name, names, or name -> weight; a weight is a number, or a table of dotted prefixes
                 ({"unet": 1.0, "unet.up_blocks": 0.4, "text_encoder": 0.0}) of which the longest wins, "*" for the rest.
-                Trained words act wherever a prompt has them.
+                Trained words act wherever a prompt has them. A head answers whole at any weight but 0.
 
         Raises:
-            AdapterError: an unknown adapter or prefix, a layer without a weight, a weight that is not finite.
+            AdapterError: an unknown adapter or prefix, a layer without a weight, a weight that is not finite, or
+                adapters that cannot act together: they have different heads.
         """
         self._check_unmerged()
         table = read_weights(weights, self.names)
         for name, weight in table.items():
-            layer_weights(name, weight, self._held[name].places)
+            layer_weights(name, weight, self._held[name].weighed)
+        before = self._weights()
+        self._weigh({name: table.get(name, 0.0) for name in self.names})
+        try:
+            self._tree.check()
+        except AdapterError:
+            self._weigh(before)
+            raise
+
+    def _weights(self) -> dict[str, LayerWeights]:
+        return {name: held.weight for name, held in self._held.items()}
+
+    def _weigh(self, weights: Mapping[str, LayerWeights]) -> None:
         for name, held in self._held.items():
-            held.weight = table.get(name, 0.0)
+            held.weight = weights.get(name, held.weight)
         self._project()
 
     @contextmanager
     def using(self, weights: Weights) -> Generator[None]:
         """Let these adapters act within the context; `using({})` is the base model, bit-equal."""
-        before = {name: held.weight for name, held in self._held.items()}
+        before = self._weights()
         self.activate(weights)
         try:
             yield
         finally:
-            for name, weight in before.items():
-                if name in self._held:
-                    self._held[name].weight = weight
-            self._project()
+            self._weigh(before)
 
     def trainable(self, *names: str) -> dict[str, list[nn.Parameter]]:
         """The float32 parameters that train, by component, in the model's order; of all adapters where none is named.
@@ -266,46 +310,43 @@ class AdapterManager:
             check_name(name, self.names)
         groups: dict[str, list[nn.Parameter]] = {}
         for name in names or self.names:
-            for component, parameters in self._groups(name).items():
-                if training := [parameter for parameter in parameters if parameter.requires_grad]:
-                    groups.setdefault(component, []).extend(training)
+            for key, parameter in self.parameters(name).items():
+                if parameter.requires_grad:
+                    groups.setdefault(key.partition(".")[0], []).append(parameter)
         return {component: groups[component] for component in self.components if component in groups}
 
-    def _branch(self, place: str, name: str) -> Branch:
-        return self._tree.adapted[place].branch(name)
-
     def _project(self) -> None:
-        active: dict[str, list[tuple[str, float]]] = {place: [] for place in self._tree.adapted}
-        for name, held in self._held.items():
-            for place, weight in layer_weights(name, held.weight, held.places).items():
-                if weight:
-                    active[place].append((name, weight))
-        for place, layer in self._tree.adapted.items():
-            layer.active = tuple(active[place])
+        self._tree.act({name: layer_weights(name, held.weight, held.weighed) for name, held in self._held.items()})
 
     def merge(self, weights: Weights | None = None) -> None:
-        """Write ``W + Σ wᵢ ΔWᵢ`` into the base weights.
+        """Write ``W + Σ wᵢ ΔWᵢ`` into the base weights, and put the active head in the base's place.
 
-        The module tree and `state_dict()` are the plain model's until `unmerge`; the originals are kept on the CPU.
+        The module tree and `state_dict()` are a plain model's until `unmerge`; the originals are kept on the CPU.
         Trained words stay beside the embedding.
 
         Args:
             weights: as for `activate`; None means what is active now.
 
         Raises:
-            AdapterError: merged already, or a quantized layer is among them; nothing is changed then.
+            AdapterError: merged already, a quantized layer is among them, or something that no weight can hold
+                (prompts, a mean of heads); nothing is changed then.
         """
         self._check_unmerged()
         if weights is not None:
             self.activate(weights)
+        self._tree.check()
+        self._tree.refuse_prompts()
         layers = {place: layer for place, layer in self._tree.adapted.items() if layer.active}
-        prepared = [merge_layer(place, layer) for place, layer in layers.items()]
-        used = {name for layer in layers.values() for name, _ in layer.active}
-        for values, merged in prepared:
+        heads = {place: slot for place, slot in self._tree.heads.items() if slot.active}
+        prepared = {place: merge_layer(place, layer) for place, layer in layers.items()}
+        check_ties(prepared)
+        written = {place: slot.written(place) for place, slot in heads.items()}
+        used = {name for slot in (*layers.values(), *heads.values()) for name, _ in slot.active}
+        for values, merged in prepared.values():
             merged.write(values)
-        self._merged = [merged for _, merged in prepared]
+        self._merged = [merged for _, merged in prepared.values()]
         self._merged_names = tuple(name for name in self._held if name in used)
-        self._tree.hide()
+        self._tree.hide(written)
 
     def unmerge(self) -> None:
         """Put the original weights back, bit for bit, and the adapters with the weights that they had.
@@ -324,10 +365,9 @@ class AdapterManager:
         """Base weights at "component.path" and biases at "component.path.bias", as `to_lora(base=…)` takes them."""
         found: dict[str, Tensor] = {}
         for place in places:
-            layer: Any = self._tree.base(place)
-            found[place] = layer.weight.detach()
-            if layer.bias is not None:
-                found[f"{place}.bias"] = layer.bias.detach()
+            own = dict(self._tree.base(place).named_parameters(recurse=False))
+            found |= {place: own["weight"].detach()} if "weight" in own else {}
+            found |= {f"{place}.bias": own["bias"].detach()} if "bias" in own else {}
         return found
 
     def _check_free(self, name: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from visionpeft.adapters.algebra import bias_delta, delta
 from visionpeft.adapters.layers import AdaptedLayer
 from visionpeft.adapters.methods import is_quantized
 from visionpeft.errors import AdapterError
@@ -33,23 +32,33 @@ class Merged:
 
 
 def merge_layer(place: str, adapted: AdaptedLayer) -> tuple[dict[str, Tensor], Merged]:
-    """Return ``W + Σ wᵢ ΔWᵢ`` (and the bias where a method changes it) in the base's type, and the originals.
+    """Return ``W + Σ wᵢ ΔWᵢ`` (and what else a method changes) by name, in the base's type, and the originals.
 
     Raises:
         AdapterError: the layer is quantized: the sum would be rounded away.
     """
-    base: Any = adapted.base
+    base = adapted.base
     if is_quantized(base):
         raise AdapterError(f"'{place}' is quantized and takes no merge: load the base in 16 or 32 bit and merge there.")
-    bias: Tensor | None = base.bias
-    total: dict[str, Tensor] = {"weight": base.weight.detach().float()}
+    total: dict[str, Tensor] = {}
     with torch.no_grad():
         for name, weight in adapted.active:
-            branch = adapted.branch(name)
-            total["weight"] = total["weight"] + weight * delta(branch.spec, branch.whole, base.weight, path=branch.path)
-            shift = None if bias is None else bias_delta(branch.spec, branch.parts, bias)
-            if bias is not None and shift is not None:
-                total["bias"] = total.get("bias", bias.detach().float()) + weight * shift
-    values = {name: value.to(base.weight.dtype) for name, value in total.items()}
-    originals = {name: base.get_parameter(name).detach().to("cpu", copy=True) for name in values}
+            for parameter, change in adapted.branch(name).changes(base).items():
+                before = total.get(parameter, base.get_parameter(parameter).detach().float())
+                total[parameter] = before + weight * change
+    originals = {name: base.get_parameter(name).detach().to("cpu", copy=True) for name in total}
+    values = {name: value.to(originals[name].dtype) for name, value in total.items()}
     return values, Merged(base, originals)
+
+
+def check_ties(prepared: Mapping[str, tuple[dict[str, Tensor], Merged]]) -> None:
+    """Raise AdapterError where a parameter that the base has in two places would become two different ones."""
+    written: dict[int, tuple[str, Tensor]] = {}
+    for place, (values, merged) in prepared.items():
+        for name, value in values.items():
+            other, first = written.setdefault(id(merged.layer.get_parameter(name)), (place, value))
+            if not torch.equal(first, value):
+                raise AdapterError(
+                    f"'{place}' and '{other}' have one and the same {name}, and different changes of it: they cannot be"
+                    " merged, only run beside the base."
+                )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, PeftConfig, inject_adapter_in_model
@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from visionpeft.adapters.layers import Branch, Live, dense_live, dora_live, ia3_live, lora_live
 from visionpeft.adapters.spec import (
     DoraSpec,
+    FullSpec,
     Ia3Spec,
     LohaSpec,
     LokrSpec,
     LoraSpec,
     OftSpec,
+    ProbeSpec,
     RankSpec,
     RsLoraSpec,
     Spec,
+    VptSpec,
     rank_of,
     scale_of,
 )
@@ -37,19 +40,23 @@ class Method:
     Attributes:
         name: as in a spec's `method`.
         spec: its spec class.
-        config: (spec, rank, layer) -> peft's configuration for one layer.
-        live: what a branch adds to its layer's output.
+        config: (spec, rank, layer) -> peft's configuration for one layer; None for methods that peft does not have.
+        live: what a branch adds to its layer's output; None for methods that add nothing to single layers.
         parameters: the names that its tensors may have.
+        where: it acts on linear layers and convolutions, on all modules with parameters, on tokens, or nowhere.
+        starts_as_base: a new adapter changes no output yet.
         low_rank: ΔW has exact low-rank factors without the base: blends and becomes LoRA as it is.
         needs_base: ΔW is a function of the base weight; a quantized base is refused.
-        scales_bias: the bias changes too, so ΔW alone does not tell everything.
+        scales_bias: the bias changes too, so ΔW alone does not tell everything; so it is with all of full tuning.
     """
 
     name: str
     spec: type[Spec]
-    config: Callable[[Any, int, nn.Module], PeftConfig]
-    live: Live
+    config: Callable[[Any, int, nn.Module], PeftConfig] | None
+    live: Live | None
     parameters: tuple[str, ...]
+    where: Literal["layers", "modules", "tokens", "nowhere"] = "layers"
+    starts_as_base: bool = True
     low_rank: bool = True
     needs_base: bool = False
     scales_bias: bool = False
@@ -103,6 +110,9 @@ METHODS: dict[str, Method] = {
         Method("lokr", LokrSpec, _lokr, dense_live, _KRON),
         Method("oft", OftSpec, _oft, dense_live, ("oft_R.weight",), low_rank=False, needs_base=True),
         Method("ia3", Ia3Spec, _ia3, ia3_live, ("ia3_l",), low_rank=False, needs_base=True, scales_bias=True),
+        Method("full", FullSpec, None, None, ("weight.diff", "bias.diff"), "modules", low_rank=False, scales_bias=True),
+        Method("probe", ProbeSpec, None, None, (), "nowhere", low_rank=False),
+        Method("vpt", VptSpec, None, None, ("prompts",), "tokens", starts_as_base=False, low_rank=False),
     )
 }
 
@@ -118,9 +128,9 @@ def weight_of(layer: nn.Module) -> Tensor:
 
 
 def is_quantized(layer: nn.Module) -> bool:
-    """Whether a layer's weight is anything but plain floating-point numbers."""
-    data = weight_of(layer).data
-    return type(data) is not Tensor or not data.is_floating_point() or data.element_size() < 2
+    """Whether a parameter of a module's own is anything but plain floating-point numbers."""
+    own = [parameter.data for parameter in layer.parameters(recurse=False)]
+    return any(type(data) is not Tensor or not data.is_floating_point() or data.element_size() < 2 for data in own)
 
 
 def new_branch(spec: Spec, path: str, layer: nn.Module, *, feedforward: bool = False) -> Branch:
@@ -145,7 +155,7 @@ def new_branch(spec: Spec, path: str, layer: nn.Module, *, feedforward: bool = F
         parts["ia3_l"] = torch.ones(1, _inputs(path, layer))
     if getattr(spec, "init", "default") in PRINCIPAL:
         parts = start = _principal(cast("LoraSpec", spec), path, layer)
-    return Branch(spec, path, layer, method.live, parts, start).to(weight_of(layer).device)
+    return _branch(method, spec, path, layer, parts, start)
 
 
 def branch_of(spec: Spec, path: str, layer: nn.Module, parts: dict[str, Tensor]) -> Branch:
@@ -156,7 +166,14 @@ def branch_of(spec: Spec, path: str, layer: nn.Module, parts: dict[str, Tensor])
     """
     method = method_of(spec)
     _check(method, path, layer)
-    return Branch(spec, path, layer, method.live, parts, {}).to(weight_of(layer).device)
+    return _branch(method, spec, path, layer, parts, {})
+
+
+def _branch(
+    method: Method, spec: Spec, path: str, layer: nn.Module, parts: dict[str, Tensor], start: dict[str, Tensor]
+) -> Branch:
+    branch = Branch(spec, path, layer, cast("Live", method.live), parts, start)
+    return branch.to(weight_of(layer).device)
 
 
 def _check(method: Method, path: str, layer: nn.Module) -> None:
@@ -166,14 +183,20 @@ def _check(method: Method, path: str, layer: nn.Module) -> None:
         )
     if method.needs_base and is_quantized(layer):
         raise AdapterError(f"'{path}': the method '{method.name}' needs the weights, but they are quantized; use lora.")
+    if method.name == "dora" and (zero := int((_norms(layer) == 0).sum())):
+        raise AdapterError(
+            f"'{path}': DoRA divides by the length of each row of the weight, and {zero} of {len(weight_of(layer))} are"
+            " all zero there; leave this layer out, or use lora for it."
+        )
 
 
 def _first_values(method: Method, spec: Spec, path: str, layer: nn.Module) -> dict[str, Tensor]:
     holder = nn.Module()
     holder.add_module(_LAYER, _stand_in(layer))
     rank = rank_of(spec, path) if isinstance(spec, RankSpec) else 1
+    config = cast("Callable[[Spec, int, nn.Module], PeftConfig]", method.config)(spec, rank, layer)
     try:
-        inject_adapter_in_model(method.config(spec, rank, layer), holder, _SLOT)
+        inject_adapter_in_model(config, holder, _SLOT)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise AdapterError(f"'{path}': {method.name} cannot be made there: {error}") from error
     found = holder.get_submodule(_LAYER).named_parameters()

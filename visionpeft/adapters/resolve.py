@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from torch import nn
@@ -21,6 +21,22 @@ class Family(Protocol):
 
     def layers(self, component: str, module: nn.Module) -> dict[str, str]:
         """Canonical path -> path in this library version's module tree, of every linear layer and convolution."""
+        ...
+
+    def modules(self, component: str, module: nn.Module) -> dict[str, tuple[str, ...]]:
+        """Canonical path -> actual paths of every module; several where one module is reached in several ways."""
+        ...
+
+    def token_layers(self, component: str, paths: Iterable[str]) -> list[str]:
+        """Those of the canonical paths that are layers of tokens, in order; none where the family tells of none."""
+        ...
+
+    def prefix_tokens(self, component: str, module: nn.Module) -> int:
+        """How many tokens stand before the picture's."""
+        ...
+
+    def fixed(self, component: str, parameter: str) -> bool:
+        """Whether a parameter, by canonical path, never trains."""
         ...
 
     def canonical(self, component: str, name: str) -> str:

@@ -146,8 +146,62 @@ class Ia3Spec(Spec):
     feedforward: Targets = ()
 
 
+class FullSpec(Spec):
+    """Full tuning, ``W' = W + D`` for every parameter, norms, embeddings, position embeddings and class tokens too.
+
+    The base stays as it is: the differences D are what trains, what is saved, and what a weight scales. So weight decay
+    pulls towards the base, not towards 0.
+
+    Attributes:
+        targets: "all", or as for other methods, over every module that owns parameters ("re:^vit", "layernorm*").
+        others: the targets that are neither linear layers nor convolutions, by canonical path; filled in when it meets
+            its model.
+    """
+
+    method: Literal["full"] = "full"
+    targets: Targets | dict[str, Targets] = "all"
+    others: tuple[str, ...] = ()
+
+
+class PlacedSpec(Spec):
+    """A method that has no targets: the family or the heads say where it goes."""
+
+    targets: Targets | dict[str, Targets] = ()
+
+    @field_validator("targets")
+    @classmethod
+    def _no_targets(cls, targets: Targets | dict[str, Targets]) -> Targets | dict[str, Targets]:
+        if targets:
+            raise ValueError("this method takes no targets")
+        return targets
+
+
+class ProbeSpec(PlacedSpec):
+    """Probing: only the heads train, on the features of the untouched base (Alain & Bengio 2016, arXiv:1610.01644)."""
+
+    method: Literal["probe"] = "probe"
+
+
+class VptSpec(PlacedSpec, DropoutSpec):
+    """Visual prompt tuning: trained tokens beside the picture's (Jia et al. 2022, arXiv:2203.12119).
+
+    They stand behind the class, distillation and register tokens, and are gone after the last layer. They have no
+    strength between "there" and "not there": weights are 1 or 0.
+
+    Attributes:
+        tokens: how many, p in the paper.
+        deep: new ones in front of every layer (VPT-deep) instead of one set that passes through all (VPT-shallow).
+        dropout: probability in [0, 1) that a value of theirs is zeroed while training.
+    """
+
+    method: Literal["vpt"] = "vpt"
+    tokens: int = Field(default=8, ge=1, le=4096)
+    deep: bool = False
+
+
 AdapterSpec = Annotated[
-    LoraSpec | RsLoraSpec | DoraSpec | LohaSpec | LokrSpec | OftSpec | Ia3Spec, Field(discriminator="method")
+    LoraSpec | RsLoraSpec | DoraSpec | LohaSpec | LokrSpec | OftSpec | Ia3Spec | FullSpec | ProbeSpec | VptSpec,
+    Field(discriminator="method"),
 ]
 _READER: TypeAdapter[AdapterSpec] = TypeAdapter(AdapterSpec)
 

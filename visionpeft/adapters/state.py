@@ -17,8 +17,8 @@ class Report:
     """What an adapter is on a model.
 
     Attributes:
-        modules: component -> number of adapted layers.
-        parameters: how many numbers it holds, trained words among them.
+        modules: component -> number of adapted modules, without heads.
+        parameters: how many numbers it holds, heads and trained words among them.
         bytes: their size in float32.
     """
 
@@ -40,12 +40,28 @@ class Status:
 
 @dataclass
 class Held:
-    """What the manager keeps of an adapter beside its branches; `places` are "component.path", in the model's order."""
+    """What the manager keeps of an adapter beside its parts; places are "component.path", in the model's order.
+
+    Attributes:
+        specs: by component.
+        metadata: what it tells of itself.
+        weight: how strongly it acts.
+        places: where it has parameters.
+        heads: where it has heads.
+        others: where it has parts without parameters of their own.
+    """
 
     specs: dict[str, AdapterSpec]
     metadata: AdapterMetadata
     weight: LayerWeights = 1.0
     places: list[str] = field(default_factory=list[str])
+    heads: list[str] = field(default_factory=list[str])
+    others: list[str] = field(default_factory=list[str])
+
+    @property
+    def weighed(self) -> list[str]:
+        """The places that take weights."""
+        return [*self.places, *self.heads]
 
     def report(self, parameters: Iterable[nn.Parameter]) -> Report:
         """The report, given the adapter's parameters."""

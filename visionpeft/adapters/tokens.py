@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visionpeft.adapters.layers import Move, keeping_float32
+from visionpeft.adapters.slots import Move, keeping_float32
 from visionpeft.errors import AdapterError
 
 _WORDS = ".token."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import Any, Literal
@@ -31,6 +31,7 @@ class Targeting:
             they leave the newest names alone, so they apply to any model and to any saved adapter.
         token_layers: a regular expression of the canonical paths of the encoder's layers, which pass tokens on.
         prefix_tokens: module -> how many tokens (class token, registers) stand before those of the patches.
+        fixed: a regular expression of parameters ("decoder.up") that never train.
     """
 
     semantic: Mapping[str, str]
@@ -39,6 +40,7 @@ class Targeting:
     former: tuple[Rename, ...] = ()
     token_layers: str = r"(?!)"  # noqa: S105
     prefix_tokens: Callable[[nn.Module], int] = lambda _: 1
+    fixed: str = r"(?!)"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,27 @@ class Family:
     def canonical(self, component: str, name: str) -> str:
         """The newest name of a module, parameter or saved tensor that may have an earlier library version's name."""
         return renamed(name, self.components[component].former) if component in self.components else name
+
+    def modules(self, component: str, module: nn.Module) -> dict[str, tuple[str, ...]]:
+        """Canonical path -> actual paths of every module; several where one module is reached in several ways."""
+        renames = self.components[component].actual(module)
+        reached: dict[nn.Module, list[str]] = {}
+        for path, child in module.named_modules(remove_duplicate=False):
+            reached.setdefault(child, []).append(path)
+        return {self.canonical(component, renamed(paths[0], renames)): tuple(paths) for paths in reached.values()}
+
+    def token_layers(self, component: str, paths: Iterable[str]) -> list[str]:
+        """Those of the canonical paths that are layers of tokens, in order; none where the family tells of none."""
+        pattern = self.components[component].token_layers
+        return [path for path in paths if re.search(pattern, path)]
+
+    def prefix_tokens(self, component: str, module: nn.Module) -> int:
+        """How many tokens stand before the picture's."""
+        return self.components[component].prefix_tokens(module)
+
+    def fixed(self, component: str, parameter: str) -> bool:
+        """Whether a parameter, by canonical path, never trains."""
+        return re.search(self.components[component].fixed, parameter) is not None
 
     def resolve(self, component: str, layers: Mapping[str, nn.Module], targets: Targets) -> list[str]:
         """The canonical paths that targets name, in the order of `layers`.
