@@ -64,7 +64,7 @@ def render(folder: Path, results: Sequence[RunResult], means: dict[str, float], 
     reports = [result.report.resolve().relative_to(folder.resolve()).as_posix() for result in results]
     return fill_template(
         "folds.html.jinja",
-        name=folder.resolve().name,
+        title=folder.resolve().name,
         program=f"visionpeft {__version__}",
         reports=reports,
         rows=[(name, [result.metrics[name] for result in results], means[name], spreads[name]) for name in means],
