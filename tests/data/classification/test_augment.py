@@ -118,6 +118,18 @@ def test_turning_stays_within_the_degrees():
     assert max(angles) > 10
 
 
+def test_what_comes_in_from_outside():
+    values = np.full((40, 40, 3), 77, np.uint8)
+    values[0], values[-1], values[:, 0], values[:, -1] = 210, 210, 210, 210
+    picture = Image.fromarray(values)
+    corners = [np.asarray(augmented(picture, AugmentConfig(rotate=45), at=(0, 0, n)))[0, 0] for n in range(8)]
+    assert all((abs(corner.astype(int) - 210) < 30).all() for corner in corners)
+    red = AugmentConfig(operations=1, magnitude=10, allowed=("translate-x",), fill=(255, 0, 0))
+    for index in range(8):
+        got = np.asarray(augmented(picture, red, at=(0, 0, index)))
+        assert (got == [255, 0, 0]).all(axis=-1).mean() == pytest.approx(0.45, abs=0.03)
+
+
 def test_operations_by_their_closed_forms():
     def apply(name, strength):
         return np.asarray(OPERATIONS[name].apply(PICTURE, strength, BLACK), int)

@@ -79,9 +79,10 @@ def test_the_files_own_window_by_the_standards_formula(tmp_path):
     assert np.array_equal(grey(path, window="file"), grey(path))
 
 
+@pytest.mark.parametrize("width", [41, 1500])
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-def test_forms_of_windows_against_pydicom(tmp_path, function):
-    path = write(tmp_path / "a.dcm", WindowCenter=2000, WindowWidth=1500, VOILUTFunction=function)
+def test_forms_of_windows_against_pydicom(tmp_path, function, width):
+    path = write(tmp_path / "a.dcm", WindowCenter=2000, WindowWidth=width, VOILUTFunction=function)
     wanted = pydicom.pixels.apply_voi_lut(STORED, pydicom.dcmread(path)) / 65535 * 255
     assert np.abs(grey(path) - wanted).max() <= 0.51
 

@@ -87,6 +87,9 @@ def test_near_copies_are_found_and_how_near_is_said(given):
     split_pictures(opened(given), SplitConfig(), 0, lines)
     assert len(lines.said) == 3
     assert leaks(keep(given), LeakConfig(near="off")) == []
+    strict = leaks(keep(given), LeakConfig(correlation=max(leak.correlation for leak in found)))
+    assert 1 <= len(strict) < 3
+    assert len(leaks(keep(given), LeakConfig(bits=min(leak.bits for leak in found)))) < 4
     with pytest.raises(DataError, match="nearly the same picture"):
         split_pictures(opened(given), SplitConfig(leaks={"near": "error"}), 0)
 

@@ -37,15 +37,15 @@ def test_every_picture_is_in_one_split_and_every_patient_too(cases, seed):
 
 
 @settings(max_examples=30, deadline=None)
-@given(counts=st.lists(st.integers(7, 60), min_size=2, max_size=3), seed=st.integers(0, 5))
-def test_labels_are_shared_out_as_the_fractions_say_but_for_rounding(counts, seed):
+@given(counts=st.lists(st.integers(7, 200), min_size=2, max_size=3), seed=st.integers(0, 5))
+def test_each_label_is_within_two_pictures_of_what_the_fractions_say(counts, seed):
     pictures = painted([label for label, count in enumerate(counts) for _ in range(count)])
     config = SplitConfig(fractions=(0.6, 0.2, 0.2), **QUIET)
     splits = split_pictures(pictures, config, seed)
     for part, fraction in zip(splits.parts().values(), config.fractions, strict=True):
         got = part.one_hot().sum(axis=0)[: len(counts)]
-        assert np.abs(got - fraction * np.array(counts)).max() <= 1.2
-        assert abs(len(part) - fraction * sum(counts)) <= 1.5
+        assert np.abs(got - fraction * np.array(counts)).max() < 2
+        assert abs(len(part) - fraction * sum(counts)) <= 2.0
 
 
 def test_groups_are_shared_out_approximately():

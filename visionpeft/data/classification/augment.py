@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from pydantic import Field, field_validator, model_validator
 
-from visionpeft.data.classification.operations import OPERATIONS, rotated
+from visionpeft.data.classification.operations import OPERATIONS, Colour, rotated
 from visionpeft.data.classification.settings import Settings
 from visionpeft.errors import did_you_mean
 
@@ -54,11 +54,13 @@ class AugmentConfig(Settings):
     saturation: Factor = Field(default=0.0, description="Factor of 1 ± so much.")
     hue: float = Field(default=0.0, ge=0, le=0.5, description="Turn of the colour wheel by up to so much of a round.")
     operations: int = Field(default=0, ge=0, le=10, description="RandAugment: operations a picture (arXiv 1909.13719).")
-    magnitude: float = Field(default=9.0, ge=0, le=10, description="RandAugment: their strength, 10 is the strongest.")
+    magnitude: float = Field(default=5.0, ge=0, le=10, description="RandAugment: their strength, 10 is the strongest.")
     allowed: tuple[str, ...] = Field(
         default=tuple(OPERATIONS), min_length=1, description="RandAugment: the operations that are drawn from."
     )
-    fill: tuple[Byte, Byte, Byte] = Field(default=(0, 0, 0), description="RGB of what comes in from outside.")
+    fill: tuple[Byte, Byte, Byte] | None = Field(
+        default=None, description="RGB of what comes in from outside; null: the mean of the picture's own edge."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -99,6 +101,7 @@ def augmented(image: Image.Image, config: AugmentConfig, *, at: tuple[int, int, 
             the draw's index and not the picture's, so that a picture that comes twice is changed in two ways.
     """
     chance = np.random.Generator(np.random.PCG64([*at, _STREAM]))
+    fill = config.fill or _edge_colour(image)
     share, *way = chance.random(5).tolist()
     image = _cut(image, config, share, (way[0], way[1]), way[2])
     across, down, turn = chance.random(3).tolist()
@@ -107,12 +110,20 @@ def augmented(image: Image.Image, config: AugmentConfig, *, at: tuple[int, int, 
     if config.flip_vertical and down < 0.5:
         image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     if config.rotate:
-        image = rotated(image, config.rotate * (2 * turn - 1), config.fill)
-    return _randomly_operated(_coloured(image, config, chance.random(4).tolist()), config, chance)
+        image = rotated(image, config.rotate * (2 * turn - 1), fill)
+    return _randomly_operated(_coloured(image, config, chance.random(4).tolist()), config, fill, chance)
 
 
 _STREAM = 0x6175_676D
 """Sets these draws apart from others that are seeded by (seed, epoch, index) too."""
+
+
+def _edge_colour(image: Image.Image) -> Colour:
+    """The mean of the outermost pixels: what comes in from outside then looks like background, dark or bright."""
+    values = np.asarray(image)
+    edge = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    red, green, blue = np.rint(edge.mean(axis=0)).astype(int).tolist()
+    return red, green, blue
 
 
 def _cut(
@@ -146,10 +157,10 @@ def _hue_turned(image: Image.Image, turn: float) -> Image.Image:
     return Image.fromarray(values, "HSV").convert("RGB")
 
 
-def _randomly_operated(image: Image.Image, config: AugmentConfig, chance: Chance) -> Image.Image:
+def _randomly_operated(image: Image.Image, config: AugmentConfig, fill: Colour, chance: Chance) -> Image.Image:
     """RandAugment: ``operations`` draws of the allowed ones, each as likely, with one strength."""
     for pick, side in chance.random((config.operations, 2)).tolist():
         operation = OPERATIONS[config.allowed[int(pick * len(config.allowed))]]
         strength = config.magnitude / 10
-        image = operation.apply(image, -strength if operation.signed and side < 0.5 else strength, config.fill)
+        image = operation.apply(image, -strength if operation.signed and side < 0.5 else strength, fill)
     return image

@@ -59,8 +59,8 @@ def split_pictures(pictures: LabelledPictures, config: SplitConfig, seed: int, p
 
     Made splits keep each patient in one (a picture without a patient stands for itself) and depend only on the seed
     and on the pictures' names, patients and labels. Each group goes where its labels are missing most, by the divisor
-    method of Sainte-Laguë, those with the largest share of rare labels first: with one picture a patient, each label
-    is shared out as the fractions say but for rounding; with larger groups approximately.
+    method of Sainte-Laguë, those with the largest share of rare labels first: with one picture a patient and one label
+    a picture, each label is within two pictures of what the fractions say; else it is so approximately.
 
     Args:
         pictures: all of them.

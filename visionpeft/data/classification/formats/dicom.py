@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from visionpeft.data.classification.formats.intensity import (
     linear,
     percentile_ends,
 )
+from visionpeft.data.classification.reason import reason
 from visionpeft.data.classification.settings import IntensityConfig, VolumeConfig
 from visionpeft.data.pictures import check_size
 from visionpeft.errors import DataError, MissingExtraError
@@ -47,7 +49,9 @@ def patient(path: Path) -> str | None:
     Raises:
         DataError: as :func:`count`.
     """
-    return str(_header(path, pixels=False).get("PatientID") or "").strip() or None
+    dataset = _header(path, pixels=False)
+    with _told(f"{path} has a damaged PatientID"):
+        return str(dataset.get("PatientID") or "").strip() or None
 
 
 def read(path: Path, number: int, intensity: IntensityConfig, volumes: VolumeConfig) -> Image.Image:
@@ -61,15 +65,24 @@ def read(path: Path, number: int, intensity: IntensityConfig, volumes: VolumeCon
     dataset = _checked(_header(path, pixels=True), path)
     if number >= _frames(dataset):
         raise DataError(f"{path} has {_frames(dataset)} frames, there is no number {number}.")
-    try:
+    with _told(f"{path} is damaged or cut short"):
         stored = _stored(dataset, number)
         if stored.ndim == 3:
             return _colours(stored, dataset)
         shares = _shares(stored, dataset, number, intensity, path)
-    except _BROKEN as error:
-        raise DataError(f"{path} is damaged or cut short: {error}. Replace it or take it away.") from error
-    inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
-    return grey_picture(1 - shares if inverted else shares)
+        inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
+        return grey_picture(1 - shares if inverted else shares)
+
+
+@contextmanager
+def _told(fault: str) -> Generator[None]:
+    """Turn what pydicom raises into one line: it reads a header's values only when they are asked for."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    try:
+        yield
+    except (*_BROKEN, BytesLengthException, InvalidDicomError) as error:
+        raise DataError(f"{fault}: {reason(error)}. Replace it or take it away.") from error
 
 
 def _shares(stored: Values, dataset: Any, number: int, intensity: IntensityConfig, path: Path) -> Values:
@@ -183,31 +196,25 @@ def _frames(dataset: Any) -> int:
 def _header(path: Path, *, pixels: bool) -> Any:
     try:
         from pydicom import dcmread
-        from pydicom.errors import BytesLengthException, InvalidDicomError
         from pydicom.filereader import read_file_meta_info
         from pydicom.uid import DeflatedExplicitVRLittleEndian
     except ImportError as missing:
         raise MissingExtraError(f"{path} is a DICOM file: pip install 'visionpeft[medical]' to read it.") from missing
-    broken = (*_BROKEN, InvalidDicomError, BytesLengthException)
-    try:
+    with _told(f"{path} is not a DICOM file"):
         # a deflated file is unpacked whole as it is opened, so that a few bytes could fill the memory
         if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise DataError(f"{path} is a deflated DICOM file: write it anew with dcmconv +te.")
         return dcmread(path, stop_before_pixels=not pixels)
-    except broken as error:
-        raise DataError(f"{path} is not a DICOM file: {error}. Replace it or take it away.") from error
 
 
 def _checked(dataset: Any, path: Path) -> Any:
     """The header, when its sizes are sane, it is a picture, and its compression can be undone here."""
     from pydicom.pixels.decoders.base import get_decoder
 
-    try:
+    with _told(f"{path} holds no picture"):
         height, width, frames = int(dataset.Rows), int(dataset.Columns), _frames(dataset)
         kind, syntax = str(dataset.PhotometricInterpretation), dataset.file_meta.TransferSyntaxUID
         samples, _, _ = int(dataset.SamplesPerPixel), int(dataset.BitsStored), int(dataset.PixelRepresentation)
-    except _BROKEN as error:
-        raise DataError(f"{path} holds no picture: {error}. Take it away.") from error
     check_size(width, height, path)
     if not 1 <= frames <= MOST_FRAMES:
         raise DataError(f"{path} says that it has {frames:,} frames: 1 to {MOST_FRAMES:,} can be read.")

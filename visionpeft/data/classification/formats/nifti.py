@@ -19,6 +19,7 @@ from visionpeft.data.classification.formats.intensity import (
     linear,
     percentile_ends,
 )
+from visionpeft.data.classification.reason import reason
 from visionpeft.data.classification.settings import IntensityConfig, VolumeConfig
 from visionpeft.data.pictures import check_size
 from visionpeft.errors import DataError, MissingExtraError
@@ -87,7 +88,7 @@ def _volume(path: Path, modified: int, size: int) -> Values:
     try:
         values = np.asarray(image.dataobj, dtype=np.float32).reshape(image.shape[:3])
     except _BROKEN as error:
-        raise DataError(f"{path} is damaged or cut short: {error}. Replace it or take it away.") from error
+        raise DataError(f"{path} is damaged or cut short: {reason(error)}. Replace it or take it away.") from error
     if not np.isfinite(values).all():
         raise DataError(f"{path} holds values that are no numbers (NaN or infinite): replace them.")
     turned = np.transpose(values, np.argsort(order[:, 0]))
@@ -120,7 +121,7 @@ def _opened(path: Path) -> Any:
         image: Any = nibabel.load(path)  # pyright: ignore[reportPrivateImportUsage]
         shape: tuple[int, ...] = tuple(int(side) for side in image.shape)
     except (*_BROKEN, ImageFileError, HeaderDataError) as error:
-        raise DataError(f"{path} is not a NIfTI volume: {error}. Replace it or take it away.") from error
+        raise DataError(f"{path} is not a NIfTI volume: {reason(error)}. Replace it or take it away.") from error
     if not isinstance(image, nibabel.Nifti1Image):  # pyright: ignore[reportPrivateImportUsage]
         raise DataError(f"{path} is not a NIfTI volume. Replace it or take it away.")
     dtype: Any = image.get_data_dtype()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from visionpeft.data.classification.formats.ordinary import from_bytes
 from visionpeft.data.classification.reader import PictureReader
+from visionpeft.data.classification.reason import reason
 from visionpeft.data.classification.rows import SPLITS, Faults, Listing, Row
 from visionpeft.data.classification.settings import DatasetSource, IntensityConfig, PicturesConfig
 from visionpeft.errors import DataError, MissingExtraError, did_you_mean
@@ -118,7 +119,7 @@ def _parts(source: DatasetSource) -> dict[str, Any]:
             found = library.load_dataset(source.path, name=source.name, revision=source.revision)
     except Exception as error:  # the library raises errors of many other libraries
         hint = "a folder written by save_to_disk" if folder.exists() else "a folder, or a dataset on the hub"
-        raise DataError(f"{source.path} cannot be read as {hint}: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{source.path} cannot be read as {hint}: {reason(error)}.") from error
     parts = dict(found) if isinstance(found, library.DatasetDict) else {"train": found}
     other = [name for name in parts if name.lower() not in SPLITS]
     if len(parts) > 1 and other:

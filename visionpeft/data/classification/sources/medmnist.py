@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from visionpeft.data.classification.reader import PictureReader
+from visionpeft.data.classification.reason import reason
 from visionpeft.data.classification.rows import Listing, Row
 from visionpeft.data.classification.settings import MedMnistSource, PicturesConfig
 from visionpeft.data.pictures import check_size
@@ -23,6 +26,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MOST_BYTES = 32 * 2**30
 """Of one array, unpacked; the largest of MedMNIST has 16 GB."""
 
+_BROKEN = (
+    zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError, SyntaxError, TypeError, TokenError,
+)  # fmt: skip
 _PARTS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -94,8 +100,8 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
             return {info.filename[:-4]: _shape(archive, info, path) for info in members}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
-        raise DataError(f"{path} is not an .npz file, or damaged: {error}. Fetch it anew.") from error
+    except _BROKEN as error:
+        raise DataError(f"{path} is not an .npz file, or damaged: {reason(error)}. Fetch it anew.") from error
 
 
 def _shape(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> tuple[int, ...]:
@@ -140,5 +146,5 @@ def _arrays(path: Path, names: list[str], shapes: Mapping[str, tuple[int, ...]])
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{path} is damaged: {error}. Fetch it anew.") from error
+    except _BROKEN as error:
+        raise DataError(f"{path} is damaged: {reason(error)}. Fetch it anew.") from error

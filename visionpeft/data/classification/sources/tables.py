@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from visionpeft.data.classification.formats.files import FileReader
+from visionpeft.data.classification.reason import reason
 from visionpeft.data.classification.rows import Faults, Listing, Row, split_named
 from visionpeft.data.classification.settings import PicturesConfig, TableSource
 from visionpeft.errors import DataError, MissingExtraError, did_you_mean
@@ -64,7 +65,7 @@ def _delimited(path: Path, delimiter: str) -> Iterator[tuple[str, Cells]]:
                 if cells:
                     yield f"{path}, line {lines.line_num}", _named(path, lines.line_num, header, cells)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged: {error}. Save it as CSV in UTF-8.") from error
+        raise DataError(f"{path} is damaged: {reason(error)}. Save it as CSV in UTF-8.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
@@ -90,7 +91,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Cells]]:
                     number += 1
                     yield f"{path}, row {number}", {name: _text(value) for name, value in cells.items()}
     except (ArrowException, OSError) as error:
-        raise DataError(f"{path} is damaged: {error}. Write it anew.") from error
+        raise DataError(f"{path} is damaged: {reason(error)}. Write it anew.") from error
 
 
 READERS: dict[str, Callable[[Path], Iterator[tuple[str, Cells]]]] = {".csv": _comma, ".tsv": _tab, ".parquet": _parquet}
