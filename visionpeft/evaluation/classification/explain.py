@@ -56,7 +56,7 @@ def grad_cam(
         classes = torch.as_tensor(class_index, device=logits.device)
         score = logits[rows, classes].sum()
         (gradient,) = torch.autograd.grad(score, kept[0], allow_unused=True)
-    if gradient is None:
+    if cast(Tensor | None, gradient) is None:
         raise BaseModelError("the answer does not depend on the layer's features: take an earlier layer")
     size = (pixels.shape[-2], pixels.shape[-1])
     patch = _patch_size(model)
@@ -79,9 +79,13 @@ def explained_layer(model: nn.Module) -> str:
     lists = [(path, part) for path, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part)]
     if not lists:
         raise BaseModelError("no list of blocks in the model: expected a transformers classifier, or name the layer")
-    path, blocks = min(lists, key=lambda found: found[0].count("."))
+    path, blocks = min(lists, key=_depth)
     gathers = any(name.rsplit(".", 1)[-1] in _FIRST_TOKENS for name, _ in model.named_parameters())
     return f"{path}.{len(blocks) - (2 if gathers and len(blocks) > 1 else 1)}"
+
+
+def _depth(found: tuple[str, nn.ModuleList]) -> int:
+    return found[0].count(".")
 
 
 def attention_rollout(
