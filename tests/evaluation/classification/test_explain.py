@@ -20,7 +20,7 @@ from visionpeft import manage
 from visionpeft.adapters.manager import AdapterManager
 from visionpeft.adapters.spec import LoraSpec
 from visionpeft.errors import BaseModelError
-from visionpeft.evaluation.classification.explain import attention_rollout, explained_layer, grad_cam
+from visionpeft.evaluation.classification.explain import attention_rollout, explained_layers, grad_cam
 from visionpeft.models.family import Family, Targeting
 
 _VISION = {
@@ -131,23 +131,36 @@ def test_grad_cam_follows_the_gradient_of_the_blocks_tokens():
 
 
 LAYERS = {
-    "vit": "vit.layers.0",
-    "clip": "vision_model.encoder.layers.1",
-    "siglip": "vision_model.encoder.layers.2",
-    "swin": "swin.encoder.layers.1",
-    "resnet": "resnet.encoder.stages.1",
+    "vit": ["vit.layers.1", "vit.layers.1.layernorm_before"],
+    "clip": ["vision_model.encoder.layers.2", "vision_model.encoder.layers.2.layer_norm1"],
+    "siglip": ["vision_model.encoder.layers.2", "vision_model.encoder.layers.2.layer_norm1"],
+    "swin": ["swin.encoder.layers.1", "swin.encoder.layers.1.blocks.0.layernorm_before"],
+    "resnet": ["resnet.encoder.stages.1"],
 }
 
 
-@pytest.mark.parametrize(("name", "layer"), LAYERS.items())
-def test_the_layer_that_is_explained(name, layer):
-    assert explained_layer(MODELS[name]()) == layer
+@pytest.mark.parametrize(("name", "layers"), LAYERS.items())
+def test_the_layers_that_are_tried(name, layers):
+    assert explained_layers(MODELS[name]())[: len(layers)] == layers
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_last_block_is_explained_unless_only_the_first_token_is_read(name):
+    model = MODELS[name]()
+    layer = LAYERS[name][1 if name == "vit" else 0]
+    torch.testing.assert_close(grad_cam(model, pixels(), 1), grad_cam(model, pixels(), 1, layer))
 
 
 def test_a_layer_that_says_nothing_is_refused():
     model = tiny_vit()
     with pytest.raises(BaseModelError, match="take an earlier layer"):
         grad_cam(model, pixels(), 0, "vit.layers.1")
+    blind = Linear(torch.ones(2, 3)).requires_grad_(False)
+    blind.unread = nn.Identity()
+    with pytest.raises(BaseModelError, match="was not run"):
+        grad_cam(blind, pixels(), 0, "unread")
+    with pytest.raises(BaseModelError, match="take an earlier layer"):
+        grad_cam(blind, pixels(), 0, "features", forward=lambda x: blind(x).detach())
     with pytest.raises(BaseModelError, match=r"no layer 'vit.layer.0'. Did you mean 'vit.layers.0'"):
         grad_cam(model, pixels(), 0, "vit.layer.0")
     with pytest.raises(BaseModelError, match="not feature maps"):
@@ -157,6 +170,8 @@ def test_a_layer_that_says_nothing_is_refused():
     with pytest.raises(BaseModelError, match="are no grid"):
         grad_cam(model, pixels(), 0, "vit.layers.0", prefix_tokens=3)
     assert not any(part._forward_hooks for part in model.modules())
+    with pytest.raises(BaseModelError, match="17 tokens less 8 before the patches are no grid"):
+        attention_rollout(model, pixels(), 8)  # nine are a grid of 3 by 3, and not this picture's
 
 
 def test_rollout_of_uniform_attention_is_the_closed_form():

@@ -42,6 +42,7 @@ def _classes(scored: Scored, weights: np.ndarray | None) -> dict[str, np.ndarray
         "balanced_accuracy": sk.balanced_accuracy_score(**said),
         "f1_macro": sk.f1_score(**said, average="macro"),
         "f1_each": sk.f1_score(**said, average=None, labels=range(len(given.labels))),
+        "recall_each": sk.recall_score(**said, average=None, labels=range(len(given.labels))),
     }
     if given.kind == "binary":
         found["f1"] = sk.f1_score(**said)
@@ -69,6 +70,7 @@ def _labels(scored: Scored, weights: np.ndarray | None) -> dict[str, np.ndarray]
         "label_accuracy": np.mean(
             [sk.accuracy_score(truth[:, q], answers[:, q], sample_weight=weights) for q in columns]
         ),
+        "balanced_accuracy_each": balanced,
         "balanced_accuracy": np.mean(balanced),
         "f1_macro": sk.f1_score(truth, answers, average="macro", sample_weight=weights),
         "f1_each": sk.f1_score(truth, answers, average=None, sample_weight=weights),

@@ -14,8 +14,6 @@ from visionpeft.errors import BaseModelError, did_you_mean
 
 Forward = Callable[[Tensor], Tensor]
 
-_FIRST_TOKENS = ("cls_token", "class_embedding")
-
 
 def grad_cam(
     model: nn.Module,
@@ -35,8 +33,8 @@ def grad_cam(
         model: a classifier.
         pixels: [N, 3, H, W], as the model takes them.
         class_index: the class to explain, one for all or one a picture.
-        layer: a module or its path that gives feature maps [N, K, h, w] or tokens [N, T, K]; None takes
-            `explained_layer`.
+        layer: a module or its path that gives feature maps [N, K, h, w] or tokens [N, T, K]; None takes the first of
+            `explained_layers` that the answer depends on.
         prefix_tokens: tokens before those of the patches; None takes what the patch size leaves over.
         forward: pixels to logits [N, C]; None calls the model.
 
@@ -47,31 +45,21 @@ def grad_cam(
         BaseModelError: there is no such layer, it gives neither maps nor tokens, or the answer does not depend on
             them: the patches' tokens after the last block of a model that reads only its first token, say.
     """
-    module = _module(model, layer)
-    with torch.enable_grad(), _evaluating(model), _captured(module) as kept:
-        logits = forward(pixels) if forward else _logits(model, pixels)
-        if not kept:
-            raise BaseModelError("the layer was not run by the model: expected one that every picture passes through")
-        rows = torch.arange(len(pixels), device=logits.device)
-        classes = torch.as_tensor(class_index, device=logits.device)
-        score = logits[rows, classes].sum()
-        (gradient,) = torch.autograd.grad(score, kept[0], allow_unused=True)
-    if gradient is None:
-        raise BaseModelError("the answer does not depend on the layer's features: take an earlier layer")
-    size = (pixels.shape[-2], pixels.shape[-1])
-    patch = _patch_size(model)
-    maps, slopes = (_maps(values.detach().float(), size, patch, prefix_tokens) for values in (kept[0], gradient))
-    if not slopes.any():
-        raise BaseModelError("the answer does not depend on what the layer says of the patches: take an earlier layer")
-    weights = slopes.mean(dim=(2, 3), keepdim=True)
-    return (weights * maps).sum(dim=1).relu()
+    with torch.enable_grad(), _evaluating(model):
+        for module in [_module(model, path) for path in (explained_layers(model) if layer is None else [layer])]:
+            features, slopes = _features_and_slopes(model, pixels, class_index, module, forward)
+            size = (pixels.shape[-2], pixels.shape[-1])
+            maps, slopes = (_maps(part, size, _patch_size(model), prefix_tokens) for part in (features, slopes))
+            if slopes.any():
+                return (slopes.mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1).relu()
+    raise BaseModelError("the answer does not depend on what the layer says of the patches: take an earlier layer")
 
 
-def explained_layer(model: nn.Module) -> str:
-    """Return the path of the layer that Grad-CAM explains: the last stage or block, or the last but one.
+def explained_layers(model: nn.Module) -> list[str]:
+    """Return the layers that Grad-CAM tries: the last stage or block, then what its attention reads.
 
-    It is the last but one in a model with a first token that gathers the answer: in such a model the tokens of the
-    patches may end nowhere after the last block.
+    In a model that answers from its first token, the patches' tokens end nowhere after the last block; what they say
+    is last heard by that block's attention, behind its first norm.
 
     Raises:
         BaseModelError: the model has no list of blocks.
@@ -79,9 +67,31 @@ def explained_layer(model: nn.Module) -> str:
     lists = [(path, part) for path, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part)]
     if not lists:
         raise BaseModelError("no list of blocks in the model: expected a transformers classifier, or name the layer")
-    path, blocks = min(lists, key=lambda found: found[0].count("."))
-    gathers = any(name.rsplit(".", 1)[-1] in _FIRST_TOKENS for name, _ in model.named_parameters())
-    return f"{path}.{len(blocks) - (2 if gathers and len(blocks) > 1 else 1)}"
+    path, blocks = min(lists, key=_depth)
+    last = f"{path}.{len(blocks) - 1}"
+    norms = [(name, part) for name, part in blocks[-1].named_modules() if type(part).__name__.endswith("Norm")]
+    return [last, f"{last}.{min(norms, key=_depth)[0]}"] if norms else [last]
+
+
+def _features_and_slopes(
+    model: nn.Module, pixels: Tensor, class_index: int | Sequence[int] | Tensor, module: nn.Module,
+    forward: Forward | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What a layer gives, and the derivative of each picture's logit by it; zeros where there is none."""
+    with _captured(module) as kept:
+        logits = forward(pixels) if forward else _logits(model, pixels)
+    if not kept:
+        raise BaseModelError("the layer was not run by the model: expected one that every picture passes through")
+    classes = torch.as_tensor(class_index, device=logits.device)
+    score = logits[torch.arange(len(pixels), device=logits.device), classes].sum()
+    if not score.requires_grad:
+        return kept[0].detach().float(), torch.zeros_like(kept[0])
+    (slopes,) = torch.autograd.grad(score, kept[0], allow_unused=True, materialize_grads=True)
+    return kept[0].detach().float(), slopes.float()
+
+
+def _depth(found: tuple[str, nn.Module]) -> int:
+    return found[0].count(".")
 
 
 def attention_rollout(
@@ -119,14 +129,13 @@ def attention_rollout(
     return _maps(arrived[:, :, None], size, _patch_size(model), prefix_tokens)[:, 0]
 
 
-def _module(model: nn.Module, layer: str | nn.Module | None) -> nn.Module:
+def _module(model: nn.Module, layer: str | nn.Module) -> nn.Module:
     if isinstance(layer, nn.Module):
         return layer
-    path = explained_layer(model) if layer is None else layer
     modules = dict(model.named_modules())
-    if path not in modules:
-        raise BaseModelError(f"the model has no layer '{path}'.{did_you_mean(path, modules)}")
-    return modules[path]
+    if layer not in modules:
+        raise BaseModelError(f"the model has no layer '{layer}'.{did_you_mean(layer, modules)}")
+    return modules[layer]
 
 
 @contextmanager
@@ -210,14 +219,16 @@ def _maps(values: Tensor, size: tuple[int, int], patch: int | None, prefix: int 
 def _grid(tokens: int, size: tuple[int, int], patch: int | None, prefix: int | None) -> tuple[int, int]:
     """Rows and columns of the patches: by the patch size, or else by the proportions of the picture."""
     height, width = size
-    if patch is not None and prefix is None and (height // patch) * (width // patch) <= tokens:
-        return height // patch, width // patch
-    patches = tokens - (prefix or 0)
-    rows = max(1, round(math.sqrt(patches * height / width)) if prefix else math.isqrt(patches * height // width))
-    columns = patches // rows
-    if prefix is not None and rows * columns != patches:
+    known = (height // patch, width // patch) if patch is not None else (tokens, tokens)
+    if known[0] * known[1] <= tokens:
+        rows, columns = known
+    else:  # no patch size, or stages that have merged patches
+        patches = tokens - (prefix or 0)
+        rows = max(1, round(math.sqrt(patches * height / width)) if prefix else math.isqrt(patches * height // width))
+        columns = patches // rows
+    if prefix is not None and rows * columns != tokens - prefix:
         raise BaseModelError(
             f"{tokens} tokens less {prefix} before the patches are no grid of a picture of {height} by {width} pixels: "
-            "give the number of tokens before those of the patches"
+            "give the number of tokens before those of the patches, prompts included"
         )
     return rows, columns

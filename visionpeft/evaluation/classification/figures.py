@@ -16,7 +16,6 @@ from visionpeft.evaluation.classification.calibration import (
     calibration,
     fit_temperature,
 )
-from visionpeft.evaluation.classification.kernels import confusion
 from visionpeft.evaluation.classification.measure import counts_of, measured
 from visionpeft.evaluation.classification.operating import OperatingPoint, operating_points
 from visionpeft.evaluation.classification.predictions import LabelKind, Predictions
@@ -34,7 +33,8 @@ class ClassFigures(BaseModel):
         operating_point: from which probability on it is answered yes; None where it is not asked for (the first class
             of a binary task).
         figures: "auc", "average_precision", "sensitivity", "specificity", "positive_predictive_value",
-            "negative_predictive_value" (at the operating point, against all the others), "f1" (of the decisions).
+            "negative_predictive_value" (at the operating point, against all the others), "recall" and "f1" (of the
+            decisions).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -146,11 +146,9 @@ def classification_figures(
 
 
 def _confusion(scored: Scored) -> tuple[tuple[int, ...], ...] | None:
-    given = scored.predictions
-    if given.kind == "multilabel":
+    if scored.predictions.kind == "multilabel":
         return None
-    ones = np.ones((1, len(given)))
-    table = confusion(given.targets.astype(np.intp), scored.decided, len(given.labels), ones)[0]
+    table = scored.confusion(np.ones((1, len(scored.predictions))))[0]
     return tuple(tuple(int(count) for count in row) for row in table)
 
 

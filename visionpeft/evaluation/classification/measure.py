@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from visionpeft.evaluation.classification.bootstrap import Figure, figure, resampled
 from visionpeft.evaluation.classification.predictions import Predictions
 from visionpeft.evaluation.classification.settings import ReportConfig
-from visionpeft.evaluation.classification.statistics import Scored, statistics
+from visionpeft.evaluation.classification.statistics import MEANS, Scored, statistics
 
 _EACH = "_each"
 _NEEDS_BOTH = ("auc", "average_precision", "sensitivity", "specificity", "balanced_accuracy")
@@ -31,15 +33,14 @@ def measured(scored: Scored, config: ReportConfig) -> Measured:
     given = scored.predictions
     plain, samples = resampled(given, config, lambda weights: statistics(scored, weights))
     whole = {
-        name: _with_note(figure(float(value[0]), samples[name], config, _no_mean(name)), _left_out(name, given))
+        name: _with_note(figure(float(value[0]), samples[name], config, _no_mean(name)), _left_out(name, scored))
         for name, value in plain.items()
         if not name.endswith(_EACH)
     }
     classes: list[dict[str, Figure]] = [{} for _ in given.labels]
     for name in (name for name in plain if name.endswith(_EACH)):
-        columns = given.asked if plain[name].shape[1] == len(given.asked) else range(len(given.labels))
         metric = name.removesuffix(_EACH)
-        for place, label in enumerate(columns):
+        for place, label in enumerate(_columns(name, scored)):
             reason = _no_class(metric, given, label)
             classes[label][metric] = figure(float(plain[name][0, place]), samples[name][:, place], config, reason)
     return Measured(whole, classes)
@@ -51,21 +52,25 @@ def _with_note(found: Figure, note: str) -> Figure:
     return found.model_copy(update={"note": "; ".join(text for text in (note, found.note) if text)})
 
 
-def _left_out(name: str, given: Predictions) -> str:
+def _left_out(name: str, scored: Scored) -> str:
     """Which classes a mean over classes leaves out."""
-    if name not in _NEEDS_BOTH or given.kind == "binary":
-        return ""
-    gone = [label for label, there in zip(given.labels, given.truth.any(axis=0), strict=True) if not there]
-    everywhere = [label for label, there in zip(given.labels, given.truth.all(axis=0), strict=True) if there]
-    missing = [f"no picture is {_listed(gone)}"] if gone and name != "specificity" else []
-    always = name in ("auc", "specificity") or (name == "balanced_accuracy" and given.kind == "multilabel")
-    missing += [f"every picture is {_listed(everywhere)}"] if everywhere and always else []
-    return f"mean without some classes: {', '.join(missing)}" if missing else ""
+    for mean, of in MEANS:
+        if mean == name and of in scored.by_class:
+            gone = np.flatnonzero(np.isnan(scored.by_class[of][0])).tolist()
+            labels = [scored.predictions.labels[label] for label in _columns(of, scored)]
+            return f"mean without {_listed([labels[place] for place in gone])}" if gone else ""
+    return ""
+
+
+def _columns(name: str, scored: Scored) -> list[int]:
+    """The classes that the columns of a metric by class are of."""
+    given = scored.predictions
+    return given.asked if scored.by_class[name].shape[1] == len(given.asked) else list(range(len(given.labels)))
 
 
 def _listed(labels: list[str]) -> str:
-    shown = " or ".join(f"'{label}'" for label in labels[:3])
-    return shown if len(labels) <= 3 else f"{shown} or {len(labels) - 3} more"
+    shown = ", ".join(f"'{label}'" for label in labels[:3])
+    return shown if len(labels) <= 3 else f"{shown} and {len(labels) - 3} more"
 
 
 def _no_mean(name: str) -> str:

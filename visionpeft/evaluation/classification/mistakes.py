@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from visionpeft.evaluation.classification.calibration import losses
-from visionpeft.evaluation.classification.predictions import POSITIVE, Array, Predictions
+from visionpeft.evaluation.classification.predictions import POSITIVE, Array, Predictions, Truth
 from visionpeft.evaluation.classification.statistics import Scored
+
+Rows = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def mistakes(scored: Scored, most: int) -> dict[str, list[Mistake]]:
     }
 
 
-def _wrong(scored: Scored) -> Array:
+def _wrong(scored: Scored) -> Truth:
     if scored.predictions.kind == "multilabel":
         return (scored.answers != scored.truth).any(axis=1)
     return scored.decided != scored.predictions.targets
@@ -71,7 +74,7 @@ def _label_errors(scored: Scored) -> Array:
     return np.where(scored.answers != scored.truth, of_answer, 0.0)
 
 
-def _highest(rows: Array, by: Array, most: int) -> list[int]:
+def _highest(rows: Rows, by: Array, most: int) -> list[int]:
     return rows[np.argsort(-by[rows], kind="stable")][:most].tolist()
 
 

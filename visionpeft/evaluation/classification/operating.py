@@ -75,18 +75,22 @@ def _chosen(label: str, probabilities: Array, truth: Truth, config: OperatingPoi
     if truth.all() or not truth.any():
         lacking = "against" if truth.all() else "for"
         return _fixed(label, config, f"validation has no picture that speaks {lacking} '{label}'")
-    false_rate, true_rate, thresholds = roc_curve(truth, probabilities, drop_intermediate=False)
-    thresholds[0] = np.nextafter(thresholds[1], np.inf)  # "never yes", as a number
-    curve = _Curve(thresholds, true_rate, false_rate)
+    curve = _curve(probabilities, truth)
     place = _place(curve, config)
     return OperatingPoint(
         label=label,
-        threshold=float(thresholds[place]),
+        threshold=float(curve.thresholds[place]),
         rule=config.words,
         chosen_on="validation",
-        sensitivity=float(true_rate[place]),
-        specificity=float(1.0 - false_rate[place]),
+        sensitivity=float(curve.true_rate[place]),
+        specificity=float(1.0 - curve.false_rate[place]),
     )
+
+
+def _curve(probabilities: Array, truth: Truth) -> _Curve:
+    false_rate, true_rate, thresholds = roc_curve(truth, probabilities, drop_intermediate=False)
+    never = np.nextafter(thresholds[1], np.inf)  # as a number, where scikit-learn says infinity
+    return _Curve(np.concatenate([[never], thresholds[1:]]), true_rate, false_rate)
 
 
 def _place(curve: _Curve, config: OperatingPointConfig) -> int:

@@ -20,6 +20,15 @@ from visionpeft.evaluation.classification.predictions import POSITIVE, Array, Pr
 
 Table = dict[str, Array]
 
+MEANS = (
+    *((name, f"{name}_each") for name in ("auc", "average_precision", "sensitivity", "specificity")),
+    *((name, f"{name}_each") for name in ("positive_predictive_value", "negative_predictive_value")),
+    ("balanced_accuracy", "recall_each"),
+    ("balanced_accuracy", "balanced_accuracy_each"),
+    ("f1_macro", "f1_each"),
+)
+"""Means over classes, and what they are means of."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -54,6 +63,16 @@ class Scored:
         return self.predictions.probabilities.argmax(axis=1)
 
     @cached_property
+    def by_class(self) -> Table:
+        """The metrics of each class, [1, C], every example once: which of them have a value."""
+        return _by_class(self, np.ones((1, len(self.predictions))))
+
+    def confusion(self, weights: Array) -> Array:
+        """How often class i was taken for class j, [R, C, C]; not for "multilabel"."""
+        given = self.predictions
+        return confusion(given.targets.astype(np.intp), self.decided, len(given.labels), weights)
+
+    @cached_property
     def rankings(self) -> list[Ranking]:
         """Of the classes asked for."""
         return [Ranking.of(self.predictions.scores[:, q], self.truth[:, q]) for q in range(len(self.predictions.asked))]
@@ -62,8 +81,8 @@ class Scored:
 def statistics(scored: Scored, weights: Array) -> Table:
     """Return every metric, NaN where it has no value.
 
-    - of all: "auc", "average_precision", "accuracy", "balanced_accuracy", "f1_macro", …: [R];
-    - of each class asked for: "auc_each", "sensitivity_each", …: [R, Q]; "f1_each" of each class: [R, C].
+    - of each class asked for: "auc_each", "sensitivity_each", …: [R, Q]; "f1_each" of each class: [R, C];
+    - of all: "auc", "average_precision", "accuracy", "balanced_accuracy", "f1_macro", …: [R].
 
     A mean over classes is one over those that have a value in the whole set; a weighting in which one of them has none
     has no mean.
@@ -72,61 +91,41 @@ def statistics(scored: Scored, weights: Array) -> Table:
         scored: the examples.
         weights: [R, N] how often each example counts.
     """
+    each, whole = _by_class(scored, weights), scored.by_class
+    means = {name: _mean(each[of], np.isfinite(whole[of][0])) for name, of in MEANS if of in each}
+    return each | means | _of_all(scored, weights)
+
+
+def _by_class(scored: Scored, weights: Array) -> Table:
+    """The metrics of each class."""
+    given = scored.predictions
     found = [areas(ranking, weights) for ranking in scored.rankings]
+    asked = yes_no_tables(scored.truth, scored.answers, weights)
     each = {
         "auc_each": np.stack([area for area, _ in found], axis=1),
         "average_precision_each": np.stack([precision for _, precision in found], axis=1),
-        **_at_operating_point(yes_no_tables(scored.truth, scored.answers, weights)),
+        **_at_operating_point(asked),
     }
-    known = scored.truth.any(axis=0)
-    both = known & ~scored.truth.all(axis=0)
-    means = {
-        "auc": _mean(each["auc_each"], both),
-        "average_precision": _mean(each["average_precision_each"], known),
-        "sensitivity": _mean(each["sensitivity_each"], known),
-        "specificity": _mean(each["specificity_each"], ~scored.truth.all(axis=0)),
-        "positive_predictive_value": _mean(each["positive_predictive_value_each"], scored.answers.any(axis=0)),
-        "negative_predictive_value": _mean(each["negative_predictive_value_each"], ~scored.answers.all(axis=0)),
-    }
-    return each | means | _decisions(scored, weights)
-
-
-def _decisions(scored: Scored, weights: Array) -> Table:
-    """The metrics of what each example was taken for."""
-    given = scored.predictions
     if given.kind == "multilabel":
-        return _of_labels(scored, weights)
-    tables = confusion(given.targets.astype(np.intp), scored.decided, len(given.labels), weights)
-    whole = confusion(given.targets.astype(np.intp), scored.decided, len(given.labels), np.ones((1, len(given))))[0]
-    there = whole.sum(axis=1) > 0
-    seen = there | (whole.sum(axis=0) > 0)
+        balanced = (each["sensitivity_each"] + each["specificity_each"]) / 2
+        return each | {"balanced_accuracy_each": balanced, "f1_each": _f1(asked)}
+    tables = scored.confusion(weights)
     recalls = ratio(np.diagonal(tables, axis1=1, axis2=2), tables.sum(axis=2))
-    f1 = _f1(one_against_rest(tables))
-    found = {
-        "accuracy": ratio(np.trace(tables, axis1=1, axis2=2), tables.sum(axis=(1, 2))),
-        "balanced_accuracy": _mean(recalls, there),
-        "f1_macro": _mean(f1, seen),
-        "f1_each": f1,
-    }
-    if given.kind == "binary":
-        found["f1"] = f1[:, POSITIVE]
-    return found | (_ordinal(tables) if given.kind == "ordinal" else {})
+    return each | {"recall_each": recalls, "f1_each": _f1(one_against_rest(tables))}
 
 
-def _of_labels(scored: Scored, weights: Array) -> Table:
-    """Of labels that may be true together: "accuracy" counts examples with every label right."""
-    tables = yes_no_tables(scored.truth, scored.answers, weights)
-    f1, recalls = _f1(tables), ratio(np.diagonal(tables, axis1=2, axis2=3), tables.sum(axis=3))
-    right = (scored.truth == scored.answers).all(axis=1)
-    hits = np.diagonal(tables, axis1=2, axis2=3).sum(axis=(1, 2))
-    both = scored.truth.any(axis=0) & ~scored.truth.all(axis=0)
-    return {
-        "accuracy": ratio(weights @ right.astype(float), weights.sum(axis=1)),
-        "label_accuracy": ratio(hits, tables.sum(axis=(1, 2, 3))),
-        "balanced_accuracy": _mean(recalls.mean(axis=2), both),
-        "f1_macro": _mean(f1, (scored.truth | scored.answers).any(axis=0)),
-        "f1_each": f1,
-    }
+def _of_all(scored: Scored, weights: Array) -> Table:
+    """The metrics that are no means over classes."""
+    total = weights.sum(axis=1)
+    if scored.predictions.kind == "multilabel":
+        right = (scored.truth == scored.answers).astype(float)
+        found = {"accuracy": weights @ right.min(axis=1), "label_accuracy": weights @ right.mean(axis=1)}
+        return {name: ratio(hits, total) for name, hits in found.items()}
+    tables = scored.confusion(weights)
+    found = {"accuracy": ratio(np.trace(tables, axis1=1, axis2=2), total)}
+    if scored.predictions.kind == "binary":
+        found["f1"] = _f1(one_against_rest(tables))[:, POSITIVE]
+    return found | (_ordinal(tables) if scored.predictions.kind == "ordinal" else {})
 
 
 def _at_operating_point(tables: Array) -> Table:

@@ -24,6 +24,7 @@ METRICS = {
     "accuracy": ("Accuracy", "Share of pictures taken for what they are."),
     "label_accuracy": ("Accuracy by label", "Share of yes-or-no answers that are right."),
     "balanced_accuracy": ("Balanced accuracy", "Mean over classes of the share that is recognised."),
+    "recall": ("Recognised", "Share of the pictures of a class that are taken for it."),
     "f1": ("F1", "Harmonic mean of sensitivity and positive predictive value, of the class that is looked for."),
     "f1_macro": ("F1, mean over classes", "Harmonic mean of precision and recall, each class alike."),
     "sensitivity": ("Sensitivity", "Share of the pictures of a class that are answered yes, at the operating point."),
@@ -35,7 +36,7 @@ METRICS = {
 }
 """Metric -> its name on the page, and what it says; in the order in which they are shown."""
 
-CLASS_METRICS = ("auc", "average_precision", "f1")
+CLASS_METRICS = ("auc", "average_precision", "recall", "f1")
 SUBGROUP_METRICS = ("auc", "balanced_accuracy", "sensitivity", "specificity", "f1_macro")
 
 _HEADLINES = {
