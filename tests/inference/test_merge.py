@@ -82,8 +82,10 @@ def test_a_sliver_that_is_measured_badly_belongs_to_the_object_it_lies_on():
     assert len(whole_objects("p", other, (112, 64), 0.5)) == 2
 
 
-def test_an_object_takes_one_part_of_each_tile_the_one_that_agrees_most():
-    pieces = seen([((20, 10, 64, 44), 0.7, 0), ((30, 10, 64, 40), 0.8, 0)], [((48, 10, 90, 40), 0.9, 0)])
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_object_takes_one_part_of_each_tile_the_one_that_agrees_most(order):
+    rows = [((20, 10, 64, 44), 0.7, 0), ((30, 10, 64, 40), 0.8, 0)]
+    pieces = seen(rows[::order], [((48, 10, 90, 40), 0.9, 0)])
     found = whole_objects("p", pieces, (112, 64), 0.5)
     assert sorted(found.boxes.tolist()) == [[20, 10, 64, 44], [30, 10, 90, 40]]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visionpeft.data.detection.geometry import areas, ious
+from visionpeft.data.detection.geometry import areas, clipped, intersections, ious
 from visionpeft.evaluation.detection.detections import Detections, joined
 
 Indices = NDArray[np.int64]
@@ -32,11 +33,11 @@ def kept_by_nms(found: Detections, iou: float) -> Detections:
     """Return ``found`` without those that overlap one of higher score and the same class by more than ``iou``."""
     order = np.argsort(-found.scores, kind="stable")
     found = found[order]
-    rivals = (ious(found.boxes, found.boxes) > iou) & (found.labels[:, None] == found.labels[None, :])
     alive = np.ones(len(found), np.bool_)
     for place in range(len(found)):
         if alive[place]:
-            alive[place + 1 :] &= ~rivals[place, place + 1 :]
+            later = np.flatnonzero(alive[place + 1 :] & (found.labels[place + 1 :] == found.labels[place])) + place + 1
+            alive[later] = ious(found.boxes[place : place + 1], found.boxes[later])[0] <= iou
     return found[alive]
 
 
@@ -95,9 +96,9 @@ def whole_objects(name: str, pieces: Sequence[Piece], size: tuple[int, int], iou
     """
     found = joined(name, [piece.found for piece in pieces])
     tiles = np.repeat(np.arange(len(pieces)), [len(piece.found) for piece in pieces])
-    windows = np.array([piece.window for piece in pieces], np.float64).reshape(-1, 4)[tiles]
-    cut = _is_cut(found, windows, size)
-    groups = _grouped(_agreement(found, windows, tiles, cut, iou), tiles, iou)
+    windows = np.array([piece.window for piece in pieces], np.float64).reshape(-1, 4)
+    cut = _is_cut(found, windows[tiles], size)
+    groups = _grouped(_agreeing(found, windows, tiles, cut, iou), tiles)
     boxes, scores = found.boxes.copy(), found.scores.copy()
     kept = np.ones(len(found), np.bool_)
     for group in groups:
@@ -119,43 +120,54 @@ def _is_cut(found: Detections, windows: NDArray[np.float64], size: tuple[int, in
     return np.any(low | high, axis=1, keepdims=True)[:, 0]
 
 
-def _agreement(
+def _agreeing(
     found: Detections, windows: NDArray[np.float64], tiles: Indices, cut: NDArray[np.bool_], iou: float
-) -> NDArray[np.float64]:
-    """[n, n], IoU of two detections within the overlap of their tiles; 0 where they cannot be one object.
-
-    Where a cut one lies within the other it is ``iou`` at least.
-    """
-    low = np.maximum(windows[:, None, :2], windows[None, :, :2])
-    high = np.minimum(windows[:, None, 2:], windows[None, :, 2:])
-    boxes = found.boxes.astype(np.float64)
-    shared = np.concatenate([low, high], axis=-1)
-    first = np.clip(boxes[:, None], np.tile(low, 2), np.tile(high, 2))
-    second = first.transpose(1, 0, 2)
-    corners = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
-    between = np.concatenate(corners, axis=-1)
-    common, own, other = (_area(part) for part in (between, first, second))
-    union = own + other - common
-    value = np.divide(common, union, out=np.zeros_like(union), where=union > 0)
-    within = (cut[:, None] & (common >= _WITHIN * own)) | (cut[None, :] & (common >= _WITHIN * other))
-    value = np.where(within & (common > 0), np.maximum(value, iou), value)
-    possible = (found.labels[:, None] == found.labels[None, :]) & (tiles[:, None] < tiles[None, :])
-    return np.where(possible & (cut[:, None] | cut[None, :]) & (_area(shared) > 0), value, 0.0)
-
-
-def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    return areas(boxes.reshape(-1, 4)).reshape(boxes.shape[:-1])
-
-
-def _grouped(agreement: NDArray[np.float64], tiles: Indices, iou: float) -> list[Indices]:
-    """Detections of one object each, those that agree most first; at most one of a tile."""
-    group = np.arange(len(tiles))
-    rows, columns = np.nonzero(agreement >= iou)
-    for place in np.argsort(-agreement[rows, columns], kind="stable"):
-        first, second = group[rows[place]], group[columns[place]]
-        if first == second:
+) -> list[tuple[int, int]]:
+    """Pairs of detections that are of one object as far as their tiles can tell, those that agree most first."""
+    pairs: list[tuple[float, int, int]] = []
+    members = [np.flatnonzero(tiles == tile) for tile in range(len(windows))]
+    for first, second in combinations(range(len(windows)), 2):
+        window = _shared(windows[first], windows[second])
+        if window is None:
             continue
-        members = tiles[group == first], tiles[group == second]
-        if not np.isin(*members).any():
+        left, right = members[first], members[second]
+        value = _agreement(
+            clipped(found.boxes[left], window), clipped(found.boxes[right], window), cut[left], cut[right], iou
+        )
+        value[(found.labels[left][:, None] != found.labels[right]) | ~(cut[left][:, None] | cut[right])] = 0
+        rows, columns = np.nonzero(value >= iou)
+        pairs += zip(value[rows, columns].tolist(), left[rows].tolist(), right[columns].tolist(), strict=True)
+    return [(first, second) for _, first, second in sorted(pairs, key=lambda pair: -pair[0])]
+
+
+def _shared(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float, float, float] | None:
+    """What two tiles both see; None where that is nothing."""
+    left, top = np.maximum(first[:2], second[:2]).tolist()
+    right, bottom = np.minimum(first[2:], second[2:]).tolist()
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def _agreement(
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    first_cut: NDArray[np.bool_],
+    second_cut: NDArray[np.bool_],
+    iou: float,
+) -> NDArray[np.float64]:
+    """IoU [n, m] of what two tiles see of boxes [n, 4] and [m, 4]; ``iou`` at least where a cut one lies within."""
+    common = intersections(first, second)
+    within = first_cut[:, None] & (common >= _WITHIN * areas(first)[:, None])
+    within |= second_cut & (common >= _WITHIN * areas(second))
+    value = ious(first, second)
+    return np.where(within & (common > 0), np.maximum(value, iou), value)
+
+
+def _grouped(pairs: Sequence[tuple[int, int]], tiles: Indices) -> list[Indices]:
+    """Detections of one object each, joined by ``pairs`` in their order; at most one of a tile."""
+    group = np.arange(len(tiles))
+    for left, right in pairs:
+        first, second = group[left], group[right]
+        if first != second and not np.isin(tiles[group == first], tiles[group == second]).any():
             group[group == second] = first
-    return [np.flatnonzero(group == number) for number in np.unique(group) if (group == number).sum() > 1]
+    numbers, counts = np.unique(group, return_counts=True)
+    return [np.flatnonzero(group == number) for number in numbers[counts > 1]]

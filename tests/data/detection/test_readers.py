@@ -89,6 +89,7 @@ def test_skip_leaves_out_and_clip_cuts_with_a_line_each_and_a_count(tmp_path):
     source = coco(tmp_path, [(0, 3, [1, 1, 9, 9]), (0, 3, [35, 1, 9, 9]), (0, 7, [99, 1, 9, 9])])
     skip, clip = Lines(), Lines()
     assert opened(source, skip, on_bad="skip").scenes[0].boxes.tolist() == [[1, 1, 10, 10]]
+    assert len(opened(source, on_bad="clip").faults) == 2
     assert opened(source, clip, on_bad="clip").scenes[0].boxes.tolist() == [[1, 1, 10, 10], [35, 1, 40, 10]]
     assert len(skip.said) == len(clip.said) == 3
     assert skip.said[0].endswith("left out")
@@ -318,5 +319,6 @@ def test_bccd_has_two_boxes_without_area():
     assert "BloodImage_00338.xml: object 13: its box (504, 337, 504, 337) has no area" in text
     assert "BloodImage_00343.xml: object 4: its box (181, 329, 181, 329) has no area" in text
     scenes = opened(source, on_bad="skip")
+    assert len(scenes.faults) == 2
     assert scenes.counts() == {"Platelets": 361, "RBC": 4153, "WBC": 372}
     assert Counter(s.split for s in scenes.scenes) == {"train": 205, "validation": 87, "test": 72}

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.detection.sets import voc
 from tests.evaluation.detection.cases import LABELS, random_evaluation
+from visionpeft.data.detection.readers import open_scenes
 from visionpeft.data.detection.scenes import Scene
+from visionpeft.data.detection.settings import ScenesConfig, ScenesSplit
+from visionpeft.data.detection.splits import split_scenes
 from visionpeft.errors import DataError
-from visionpeft.evaluation.detection.about import DetectionAbout
+from visionpeft.evaluation.detection.about import DetectionAbout, data_facts
 from visionpeft.evaluation.detection.coco import coco_figures
 from visionpeft.evaluation.detection.curves import Rule, operating_at
 from visionpeft.evaluation.detection.detections import Detections, evaluation_of
@@ -189,3 +193,16 @@ def test_about_is_closed():
     with pytest.raises(ValueError, match="extra"):
         DetectionAbout(nam="x")
     assert np.isfinite(DetectionAbout().total_parameters)
+
+
+def test_facts_about_the_data_are_those_of_the_splits(tmp_path):
+    objects = {stem: [("ant", 1, 1, 9, 9), ("bee", 50, 1, 60, 9)] for stem in "abc"}
+    source = voc(tmp_path, objects, splits={"train": "ab", "test": "c"})
+    scenes = open_scenes(ScenesConfig(source=source, on_bad="skip", labels=("ant", "bee")))
+    (tmp_path / "JPEGImages" / "c.png").write_bytes((tmp_path / "JPEGImages" / "a.png").read_bytes())
+    facts = data_facts(split_scenes(scenes, ScenesSplit(validation=0, leaks="say")), scenes.faults)
+    assert facts["pictures"] == {"train": 2, "test": 1}
+    assert facts["counts"]["train"] == {"ant": 2, "bee": 0}
+    assert len(facts["faults"]) == 3
+    assert "are the same picture" in facts["leaks"][0]
+    assert DetectionAbout(**facts).leaks_checked

@@ -45,10 +45,8 @@ class Fault:
         return f"{self.file}: {self.where}: {self.says}"
 
 
-def checked_scenes(
-    raw: RawScenes, labels: Sequence[str], on_bad: OnBad, progress: Progress
-) -> tuple[LabelledScenes, list[Fault]]:
-    """Return the scenes with boxes that can be right, and what was wrong with the others.
+def checked_scenes(raw: RawScenes, labels: Sequence[str], on_bad: OnBad, progress: Progress) -> LabelledScenes:
+    """Return the scenes with boxes that can be right, and in ``faults`` what was wrong with the others.
 
     Args:
         raw: as read.
@@ -67,7 +65,7 @@ def checked_scenes(
     numbers = {name: index for index, name in enumerate(labels)}
     scenes = [_scene(scene, sizes[scene.name], numbers, on_bad, faults) for scene in raw.scenes]
     _tell(faults, sum(len(scene.objects) for scene in raw.scenes), on_bad, progress)
-    return LabelledScenes(tuple(labels), tuple(scenes)), faults
+    return LabelledScenes(tuple(labels), tuple(scenes), tuple(str(fault) for fault in faults))
 
 
 def upright_size(path: Path) -> tuple[int, int]:

@@ -37,7 +37,7 @@ def open_scenes(config: ScenesConfig, progress: Progress = SILENT) -> LabelledSc
     """
     raw = READERS[config.source.format](config.source, progress)
     labels = config.labels or raw.labels or tuple(sorted({o.label for s in raw.scenes for o in s.objects if o.label}))
-    scenes, _ = checked_scenes(raw, labels, config.on_bad, progress)
+    scenes = checked_scenes(raw, labels, config.on_bad, progress)
     if not any(len(scene) for scene in scenes.scenes):
         raise DataError(f"{config.source.folder} holds {len(scenes)} pictures and not one object that can be used")
     return scenes

@@ -74,10 +74,12 @@ class LabelledScenes:
     Attributes:
         labels: names of the classes; a box's label is an index into them.
         scenes: one a picture.
+        faults: what was wrong with boxes that were left out or cut when this set was read, one sentence each.
     """
 
     labels: tuple[str, ...]
     scenes: tuple[Scene, ...]
+    faults: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.scenes)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from visionpeft.data.detection.splits import NAMES, SceneSplits
+from visionpeft.data.detection.splits import NAMES, SceneSplits, scene_leaks
 
 
 class DetectionAbout(BaseModel):
@@ -59,10 +60,18 @@ class DetectionAbout(BaseModel):
     settings: str = ""
 
 
-def data_facts(splits: SceneSplits) -> dict[str, Any]:
-    """Return the fields "pictures" and "counts" of ``splits``; empty parts are left out."""
+def data_facts(splits: SceneSplits, faults: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the fields that tell of the data: "pictures", "counts", "leaks", "leaks_checked", "faults".
+
+    Args:
+        splits: the parts; empty ones are left out. Their files are compared once more.
+        faults: of the set that was read: ``LabelledScenes.faults``.
+    """
     parts = {name: getattr(splits, name) for name in NAMES if len(getattr(splits, name))}
     return {
         "pictures": {name: len(part) for name, part in parts.items()},
         "counts": {name: part.counts() for name, part in parts.items()},
+        "leaks": tuple(str(leak) for leak in scene_leaks(splits)),
+        "leaks_checked": True,
+        "faults": tuple(faults),
     }
