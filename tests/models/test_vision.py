@@ -90,7 +90,7 @@ def test_a_backbone_without_a_head_gets_a_head_of_zeros_and_says_so(tmp_path):
     base = load_vision(tmp_path, task="classify", progress=lines)
     assert not class_logits(base, pixels()).any()
     assert any("has no head for this task" in line for line in lines.lines)
-    assert any("does not say how it wants pictures: 32x32" in line for line in lines.lines)
+    assert any("does not say how it wants its pictures: 32x32" in line for line in lines.lines)
     assert load_vision(tmp_path, task="classify").hash == base.hash
 
 
