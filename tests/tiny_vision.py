@@ -22,6 +22,7 @@ _DETR: dict[str, Any] = {
     "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_queries": 6, "dropout": 0.0, "use_timm_backbone": False,
     "use_pretrained_backbone": False, "backbone": None,
 }  # fmt: skip
+_TWO_STAGES = {"two_stage": True, "with_box_refine": True, "two_stage_num_proposals": 6}
 _RT_DETR: dict[str, Any] = {
     "d_model": 32, "encoder_hidden_dim": 32, "encoder_in_channels": [16, 24, 32], "decoder_in_channels": [32, 32, 32],
     "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
@@ -40,10 +41,6 @@ def _resnet(kind: str = "ResNetConfig", **more: Any) -> Any:
 def _clip(name: str) -> Any:
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     return _config(name, text_config=text, vision_config=dict(_VIT), **_NAMES)
-
-
-def _dinov3_convnext() -> Any:
-    return _config("DINOv3ConvNextConfig", **_STAGES, image_size=32, **_NAMES)
 
 
 def _detr(kind: str, **more: Any) -> Any:
@@ -96,11 +93,11 @@ CONFIGS: Mapping[str, tuple[str, Callable[[], Any]]] = {
         "Dinov2ForImageClassification",
         lambda: _config("Dinov2Config", **_BLOCKS, mlp_ratio=2, use_swiglu_ffn=True, **_NAMES),
     ),
-    "dinov3": (
-        "DINOv3ViTForImageClassification",
-        lambda: _config("DINOv3ViTConfig", **_VIT, num_register_tokens=2, **_NAMES),
+    "dinov3": ("DINOv3ViTModel", lambda: _config("DINOv3ViTConfig", **_VIT, num_register_tokens=2, **_NAMES)),
+    "clip_tower": (
+        "CLIPVisionModelWithProjection",
+        lambda: _config("CLIPVisionConfig", **_VIT, projection_dim=24, **_NAMES),
     ),
-    "dinov3_convnext": ("DINOv3ConvNextForImageClassification", _dinov3_convnext),
     "swin": (
         "SwinForImageClassification",
         lambda: _config(
@@ -123,7 +120,7 @@ CONFIGS: Mapping[str, tuple[str, Callable[[], Any]]] = {
     ),
     "deformable_detr_two_stage": (
         "DeformableDetrForObjectDetection",
-        lambda: _detr("DeformableDetrConfig", num_feature_levels=4, two_stage=True, with_box_refine=True),
+        lambda: _detr("DeformableDetrConfig", num_feature_levels=4, **_TWO_STAGES),
     ),
     "rt_detr": ("RTDetrForObjectDetection", lambda: _rt_detr("RTDetrConfig")),
     "rt_detr_v2": ("RTDetrV2ForObjectDetection", lambda: _rt_detr("RTDetrV2Config")),
@@ -136,6 +133,7 @@ CONFIGS: Mapping[str, tuple[str, Callable[[], Any]]] = {
 }  # fmt: skip
 DETECTORS = tuple(name for name, (kind, _) in CONFIGS.items() if kind.endswith("ForObjectDetection"))
 CLASSIFIERS = tuple(name for name in CONFIGS if name not in DETECTORS)
+TOWERS = ("dinov3", "clip_tower")
 
 
 def available(name: str) -> bool:
@@ -146,6 +144,29 @@ def available(name: str) -> bool:
 def tiny_vision(name: str, seed: int = 0) -> nn.Module:
     """A tiny model of one row of ``CONFIGS`` with three labels, in evaluation mode."""
     kind, config = CONFIGS[name]
+    settings = config()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return getattr(transformers, kind)(config()).eval()
+        model = _lively(getattr(transformers, kind)(settings))
+        return _classifier(model, settings.model_type).eval() if name in TOWERS else model.eval()
+
+
+def _lively(model: nn.Module) -> nn.Module:
+    """Let signals pass as in a trained network: no layer of zeros, no convolution that makes everything small."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+        elif isinstance(layer, nn.Linear) and not layer.weight.any():
+            nn.init.normal_(layer.weight, std=0.05)
+    return model
+
+
+def _classifier(tower: nn.Module, kind: str) -> nn.Module:
+    from visionpeft.models import tower as ours
+
+    return ours.TOWERS[kind][1](tower)
+
+
+def sides_of(name: str) -> int:
+    """The side of the pixels that a tiny model is tried with."""
+    return 64 if name in DETECTORS else 32

@@ -74,8 +74,13 @@ def _deformable_heads(model: nn.Module) -> list[str]:
 
 
 def _windows(model: nn.Module) -> int:
-    config: Any = model.config.backbone_config
-    return int(config.patch_size) * int(getattr(config, "num_windows", 1))
+    config: Any = model.config
+    return int(config.backbone_config.patch_size) * int(getattr(config.backbone_config, "num_windows", 1))
+
+
+def _stride(model: nn.Module) -> int:
+    del model
+    return 32
 
 
 def _family(name: str, sight: Sight, former: tuple[Rename, ...] = ()) -> Family:
@@ -90,7 +95,7 @@ def _sight(heads: str | Callable[[nn.Module], Sequence[str]], boxes: str, **more
 
 _RT_HEADS = r"model\.(decoder\.class_embed\.\d+|enc_score_head|denoising_class_embed)"
 _RT_BOXES = r"^model\.(decoder\.(bbox_embed|pre_bbox_head)|enc_bbox_head)\."
-_RT_DETR = _sight(_RT_HEADS, _RT_BOXES, step=lambda _: 32)
+_RT_DETR = _sight(_RT_HEADS, _RT_BOXES, step=_stride)
 _RENAMED = _BEFORE_5_5 + _FC
 
 DETR = _family("detr", _sight("class_labels_classifier", r"^bbox_predictor\.", background=True), _RENAMED)

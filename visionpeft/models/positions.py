@@ -83,7 +83,7 @@ def _resize_table(module: Any, size: tuple[int, int], patch: int) -> None:
 def _tell(module: Any, size: tuple[int, int]) -> None:
     """Correct what modules and configurations say of the size."""
     for holder in (module, getattr(module, "config", None)):
-        if old := getattr(holder, "image_size", None):
+        if holder is not None and (old := getattr(holder, "image_size", None)):
             holder.image_size = size if isinstance(old, list | tuple) or size[0] != size[1] else size[0]
     if hasattr(module, "image_size") and hasattr(module, "num_patches") and hasattr(module, "patch_size"):
         grid = _grid(size, module.patch_size)

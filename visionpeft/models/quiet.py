@@ -1,4 +1,4 @@
-"""The libraries' own progress bars for reading files, off while a base is loaded; those of downloads stay."""
+"""The libraries' own progress bars and reports, off while a base is loaded; the bars of downloads stay."""
 
 from __future__ import annotations
 
@@ -25,3 +25,16 @@ def without_loading_bars() -> Generator[None]:
     finally:
         for library in shown:
             library.enable_progress_bar()
+
+
+@contextmanager
+def without_reports() -> Generator[None]:
+    """Let transformers log errors only until the context closes: what a base lacks is said in our own words."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

@@ -18,7 +18,7 @@ from visionpeft.models.family import Family, Sight, families, family_of
 from visionpeft.models.norms import freeze_batch_norms
 from visionpeft.models.positions import resize_positions
 from visionpeft.models.preprocess import Preprocessing, read_processor
-from visionpeft.models.quiet import without_loading_bars
+from visionpeft.models.quiet import without_loading_bars, without_reports
 from visionpeft.models.tower import TOWERS, ClipTowerClassifier, DinoV3Classifier
 from visionpeft.progress import SILENT, Progress
 
@@ -109,7 +109,7 @@ def load_vision(
     name, place = str(ref), _place(ref)
     config = _reading(name, lambda: _config(place))
     _check_backbone(name, config)
-    with torch.random.fork_rng(devices=[]), without_loading_bars():
+    with torch.random.fork_rng(devices=[]), without_loading_bars(), without_reports():
         torch.manual_seed(seed)
         model = _reading(name, lambda: _built(config, task) if scratch else _read(name, place, config, task, progress))
     family = _family(name, model, task)
