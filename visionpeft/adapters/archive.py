@@ -106,12 +106,17 @@ class Adapter:
         return Adapter(specs, body, heads, about)
 
     def to_lora(
-        self, rank: int | None = None, energy: float | None = None, base: Mapping[str, Tensor] | None = None
+        self,
+        rank: int | None = None,
+        energy: float | None = None,
+        base: Mapping[str, Tensor] | None = None,
+        *,
+        drop: bool = False,
     ) -> Adapter:
         """Return it as plain LoRA; see `visionpeft.adapters.convert.to_lora`."""
         from visionpeft.adapters.convert import to_lora
 
-        return to_lora(self, rank, energy, base)
+        return to_lora(self, rank, energy, base, drop=drop)
 
 
 def _read_header(file: Path, text: str) -> tuple[dict[str, AdapterSpec], AdapterMetadata]:

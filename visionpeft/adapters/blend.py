@@ -13,7 +13,8 @@ from torch import Tensor
 from visionpeft.adapters.algebra import as_lora, compress, low_rank, modules
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
 from visionpeft.adapters.convert import to_lora
-from visionpeft.adapters.spec import AdapterSpec, LoraSpec
+from visionpeft.adapters.spec import AdapterSpec, LoraSpec, ProbeSpec
+from visionpeft.adapters.sums import full_components, heads_of, summed, without
 from visionpeft.errors import AdapterError, did_you_mean
 
 Factors = tuple[Tensor, Tensor]
@@ -69,7 +70,8 @@ def blend(
 ) -> Adapter:
     """Return one adapter of several, as plain LoRA of scale 1, in float32, layer by layer.
 
-    The blend of one adapter at weight 1 is that adapter.
+    The blend of one adapter at weight 1 is that adapter. Full tuning blends with full tuning, by adding differences.
+    Equal linear heads with the same labels become their mean by weight.
 
     Args:
         adapters: name -> (adapter, weight).
@@ -80,7 +82,7 @@ def blend(
 
     Raises:
         AdapterError: none given, an unknown blend or parameter, adapters of different bases, one word in two of them,
-            or a method that is not low-rank (convert it first with `to_lora(rank=…, base=…)`).
+            different heads, or a method that is not low-rank (convert it first with `to_lora(rank=…, base=…)`).
     """
     del seed  # for blends to come
     if method not in BLENDS:
@@ -95,10 +97,17 @@ def blend(
         return first
     _check_options(method, params)
     options = params | ({"rank": rank} if method == "svd" and rank is not None else {})
-    tensors, shapes = _blended(adapters, BLENDS[method], options)
-    heads, about = _heads(adapters), _metadata(adapters)
-    specs = {part: _spec(part, shapes, adapters) for part in _components(adapters)}
-    result = Adapter(specs, tensors, heads, about)
+    full = full_components(adapters)
+    if full and rank is not None:
+        raise AdapterError("Full tuning has no rank to cut to: blend without a rank, then use to_lora(rank=…).")
+    rest = without(adapters, full)
+    tensors, ranks = _blended(rest, BLENDS[method], options)
+    specs: dict[str, AdapterSpec] = {part: _spec(part, ranks, rest) for part in _components(rest)}
+    for part in full:
+        specs[part], differences = summed(adapters, part, method)
+        tensors |= differences
+    heads, headed = heads_of(adapters)
+    result = Adapter(specs, tensors, heads, _metadata(adapters, headed))
     return to_lora(result, rank) if rank is not None and method != "svd" else result
 
 
@@ -132,7 +141,7 @@ def _check_options(method: str, options: Mapping[str, Any]) -> None:
 
 
 def _factors(name: str, adapter: Adapter) -> dict[str, tuple[Factors, tuple[int, ...]]]:
-    odd = [spec.method for spec in adapter.specs.values() if spec.method not in ("lora", "rslora")]
+    odd = [spec.method for spec in adapter.specs.values() if spec.method not in ("lora", "rslora", "probe")]
     if odd:
         try:
             adapter = to_lora(adapter)
@@ -150,11 +159,16 @@ def _components(adapters: Mapping[str, tuple[Adapter, float]]) -> list[str]:
     return list(dict.fromkeys(component for adapter, _ in adapters.values() for component in adapter.specs))
 
 
-def _spec(component: str, ranks: Mapping[str, int], adapters: Mapping[str, tuple[Adapter, float]]) -> LoraSpec:
+def _spec(
+    component: str, ranks: Mapping[str, int], adapters: Mapping[str, tuple[Adapter, float]]
+) -> LoraSpec | ProbeSpec:
     own = {place.partition(".")[2]: rank for place, rank in ranks.items() if place.partition(".")[0] == component}
     specs: list[AdapterSpec] = [
         adapter.specs[component] for adapter, _ in adapters.values() if component in adapter.specs
     ]
+    specs = [spec for spec in specs if not isinstance(spec, ProbeSpec)]
+    if not specs:
+        return ProbeSpec()
     same = all(spec.targets == specs[0].targets for spec in specs)
     most = max(own.values(), default=1)
     return LoraSpec(
@@ -173,17 +187,7 @@ def _check_bases(adapters: Mapping[str, tuple[Adapter, float]]) -> None:
             raise AdapterError(f"Adapters of different {what} cannot be blended ({told}).")
 
 
-def _heads(adapters: Mapping[str, tuple[Adapter, float]]) -> dict[str, Tensor]:
-    heads: dict[str, Tensor] = {}
-    for name, (adapter, _) in adapters.items():
-        for key, head in adapter.heads.items():
-            if key in heads:
-                raise AdapterError(f"'{key}' is in '{name}' and in another adapter; train them with different words.")
-            heads[key] = head
-    return heads
-
-
-def _metadata(adapters: Mapping[str, tuple[Adapter, float]]) -> AdapterMetadata:
+def _metadata(adapters: Mapping[str, tuple[Adapter, float]], headed: Adapter | None) -> AdapterMetadata:
     first = next(iter(adapters.values()))[0].metadata
     words = sorted({word for adapter, _ in adapters.values() for word in adapter.metadata.trigger_words})
     return AdapterMetadata(
@@ -191,5 +195,7 @@ def _metadata(adapters: Mapping[str, tuple[Adapter, float]]) -> AdapterMetadata:
         base=first.base,
         base_hash=next((a.metadata.base_hash for a, _ in adapters.values() if a.metadata.base_hash), ""),
         trigger_words=tuple(words),
+        heads=dict(headed.metadata.heads) if headed else {},
+        head_modules=dict(headed.metadata.head_modules) if headed else {},
         extra={"blend": ", ".join(f"{name}={weight:g}" for name, (_, weight) in adapters.items())},
     )

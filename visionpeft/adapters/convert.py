@@ -7,33 +7,55 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from visionpeft.adapters.algebra import as_lora, bias_delta, compress, delta, flat_shape, low_rank, modules, thin
+from visionpeft.adapters.algebra import (
+    DIFF,
+    as_lora,
+    bias_delta,
+    compress,
+    delta,
+    flat_shape,
+    low_rank,
+    modules,
+    thin,
+)
 from visionpeft.adapters.archive import Adapter
-from visionpeft.adapters.spec import AdapterSpec, FlatSpec, LoraSpec, RsLoraSpec
+from visionpeft.adapters.spec import AdapterSpec, FlatSpec, FullSpec, LoraSpec, PlacedSpec, RsLoraSpec
 from visionpeft.errors import AdapterError
 
 
 def to_lora(
-    adapter: Adapter, rank: int | None = None, energy: float | None = None, base: Mapping[str, Tensor] | None = None
+    adapter: Adapter,
+    rank: int | None = None,
+    energy: float | None = None,
+    base: Mapping[str, Tensor] | None = None,
+    *,
+    drop: bool = False,
 ) -> Adapter:
-    """Return an adapter as plain LoRA of scale 1.
+    """Return an adapter as plain LoRA of scale 1; heads and trained words stay as they are.
 
-    LoRA, rsLoRA, LoHa and LoKr convert exactly when neither rank nor energy is given; else, and for DoRA, OFT and (IA)³
-    always, each ΔW is cut to its best approximation in the Frobenius norm (Eckart-Young).
+    LoRA, rsLoRA, LoHa and LoKr convert exactly when neither rank nor energy is given; else, and for DoRA, OFT, (IA)³
+    and full tuning always, each ΔW is cut to its best approximation in the Frobenius norm (Eckart-Young).
 
     Args:
         adapter: of any method.
         rank: singular values to keep at most.
         energy: keep the fewest whose squares sum to this share of all, in (0, 1].
         base: base weights by "component.path", for DoRA, OFT and (IA)³; `AdapterManager.base_weights` gives them.
+        drop: leave out what LoRA cannot hold of full tuning: biases, norms, embeddings, class tokens.
 
     Raises:
-        AdapterError: the base is needed and not given, or a changed bias that LoRA cannot hold.
+        AdapterError: the base is needed and not given, there is no ΔW at all, or something that LoRA cannot hold.
     """
+    if nothing := [spec.method for spec in adapter.specs.values() if isinstance(spec, PlacedSpec)]:
+        raise AdapterError(f"The method '{nothing[0]}' changes no weights, so there is no ΔW that LoRA could hold.")
+    if not drop:
+        _check_nothing_is_lost(adapter)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, dict[str, int]] = {component: {} for component in adapter.specs}
     for place, parts in modules(adapter).items():
         component, _, path = place.partition(".")
+        if not _is_layer(adapter.specs[component], path, parts):
+            continue
         new = _module(adapter.specs[component], place, path, parts, rank, energy, base or {})
         ranks[component][path] = len(new["lora_A.weight"])
         tensors |= {f"{place}.{name}": tensor.contiguous() for name, tensor in new.items()}
@@ -42,10 +64,32 @@ def to_lora(
 
 
 def lora_spec(spec: AdapterSpec, ranks: Mapping[str, int]) -> LoraSpec:
-    """A LoRA spec of scale 1 with these ranks by path, for the same targets."""
+    """A LoRA spec of scale 1 with these ranks by path, for the same targets; after full tuning, for these paths."""
     most = max(ranks.values(), default=1)
     pattern = {path: rank for path, rank in sorted(ranks.items()) if rank != most}
-    return LoraSpec(targets=spec.targets, rank=most, rank_pattern=pattern)
+    targets = tuple(ranks) if isinstance(spec, FullSpec) else spec.targets
+    return LoraSpec(targets=targets, rank=most, rank_pattern=pattern)
+
+
+def _is_layer(spec: AdapterSpec, path: str, parts: Mapping[str, Tensor]) -> bool:
+    return not isinstance(spec, FullSpec) or ("weight.diff" in parts and path not in spec.others)
+
+
+def _check_nothing_is_lost(adapter: Adapter) -> None:
+    lost: list[str] = []
+    for place, parts in modules(adapter).items():
+        component, _, path = place.partition(".")
+        spec = adapter.specs[component]
+        if isinstance(spec, FullSpec):
+            kept = {"weight.diff"} if _is_layer(spec, path, parts) else set[str]()
+            lost += [f"{place}.{name}".removesuffix(DIFF) for name in parts if name not in kept and parts[name].any()]
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        named = ", ".join(f"'{name}'" for name in lost[:3])
+        raise AdapterError(
+            f"LoRA holds changes of linear layers and convolutions alone; full tuning changed {named}{more} too: give"
+            " drop=True to leave that out, or keep the adapter as it is."
+        )
 
 
 def _module(
@@ -85,10 +129,11 @@ def _dense(
     base: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     weight, bias = base.get(place), base.get(f"{place}.bias")
+    if isinstance(spec, FullSpec):
+        weight, bias = parts["weight.diff"], None
     if weight is None or (rank is None and energy is None):
-        raise AdapterError(
-            f"The method '{spec.method}' has no exact low-rank form: give base=… and rank=… or energy=…."
-        )
+        needed = "" if isinstance(spec, FullSpec) else "base=… and "
+        raise AdapterError(f"The method '{spec.method}' has no exact low-rank form: give {needed}rank=… or energy=….")
     if bias is not None and bias_delta(spec, parts, bias) is not None:
         raise AdapterError(f"'{place}': '{spec.method}' scales the bias too, which LoRA cannot hold; merge it instead.")
     change = delta(spec, parts, weight, path=path)
