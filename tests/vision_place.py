@@ -18,7 +18,7 @@ COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 70, 230)}
 def write_base(folder: Path, name: str) -> Path:
     """Write a tiny model as a folder of transformers, and return it."""
     tiny_vision(name).save_pretrained(folder)
-    side = 32 if name != "detr" else 64
+    side = 64 if "detr" in name else 32
     told = {"size": {"height": side, "width": side}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(told))
     return folder
@@ -88,3 +88,21 @@ def everything(folder: Path, step: int) -> list[bytes]:
 def seeded(*shape: int) -> torch.Tensor:
     """Normal numbers, the same each time."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def detect_settings(place: Path, **changes: Any) -> dict[str, Any]:
+    """Settings of a short detection in a folder with ``base`` and ``pictures/boxes.json``."""
+    settings: dict[str, Any] = {
+        "task": "detect",
+        "base": str(place / "base"),
+        "data": {
+            "source": {"format": "coco", "folder": str(place / "pictures"), "annotations": "boxes.json"},
+            "split": {"validation": 0.2, "test": 0.25},
+            "workers": 0,
+        },
+        "adapter": {"method": "lora", "rank": 2, "targets": "encoder"},
+        "train": {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "checkpoint_every": 2, "evaluate_every": 2},
+        "report": {"resamples": 10},
+        "output": str(place / "out"),
+    }
+    return settings | changes

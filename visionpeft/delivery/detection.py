@@ -161,15 +161,11 @@ def _measured(
     progress: RecordingProgress,
 ) -> tuple[Path, dict[str, float]]:
     """Write the report; return its page and the figures by name, the threshold among them."""
-    from visionpeft.data.detection.splits import scene_leaks
     from visionpeft.evaluation.detection.about import DetectionAbout, data_facts
     from visionpeft.evaluation.detection.report import write_detection_report
     from visionpeft.evaluation.report_data import METRICS
 
-    about = DetectionAbout(
-        **run_facts(facts, detector.base, progress), **data_facts(splits),
-        leaks=tuple(map(str, scene_leaks(splits))), leaks_checked=True,
-    )  # fmt: skip
+    about = DetectionAbout(**run_facts(facts, detector.base, progress), **data_facts(splits))
     page = write_detection_report(
         facts.folder, test=reported, validation=chosen, pictures=pictures.image, about=about, config=config
     )

@@ -62,7 +62,12 @@ def fill_template(name: str, **values: Any) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"bytes": spell_bytes, "seconds": spell_seconds, "number": spell_number}
+    environment.filters |= {
+        "bytes": spell_bytes,
+        "seconds": spell_seconds,
+        "number": spell_number,
+        "figure": spell_figure,
+    }
     return environment.get_template(name).render(**values)
 
 
@@ -124,6 +129,11 @@ def spell_seconds(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def spell_figure(value: float | None) -> str:
+    """Return a share with three digits, "-" where there is none."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def spell_number(value: Any) -> str:

@@ -54,7 +54,7 @@ class Detection:
         base: the model; an adapter named "detector" is added to it.
         splits: the pictures.
         data: how they are drawn and varied.
-        adapter: its method and targets ("backbone", "encoder.attention", "decoder.deformable", …).
+        adapter: its method and targets ("backbone", "encoder.attention", "decoder.deformable-attention", …).
         metric: what chooses the best step on validation; None chooses none.
         train_boxes: whether the layers that predict boxes are trained too, from the base's values.
         seed: of the first values of adapter and heads.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from visionpeft.evaluation.charts import Line, line_chart
 from visionpeft.evaluation.detection.about import DetectionAbout
 from visionpeft.evaluation.detection.figures import DetectionFigures, Interval
-from visionpeft.evaluation.report_figures import spell_bytes, spell_seconds
+from visionpeft.evaluation.page import spell_bytes, spell_seconds
 
 COLOURS = 7
 """Kinds of stroke that the page has for classes: "k0" to "k6"."""
