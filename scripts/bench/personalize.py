@@ -207,7 +207,8 @@ def line(row: Row) -> str:
     return (
         f"{row.subject:<12} {'yes' if row.prior else 'no':<5} {row.seed:>4} {row.before:>6.3f} -> {row.after:.3f} "
         f"({row.real:.3f})  {row.way:>5.2f} [{row.way_low:.2f}, {row.way_high:.2f}]  "
-        f"{row.colour_before * 100:>3.0f} -> {row.colour_after * 100:>3.0f}  {row.drift:.3f}  {row.best_step!s:>4}  {row.seconds:>5.0f} s  {row.bytes:,}"
+        f"{row.colour_before * 100:>3.0f} -> {row.colour_after * 100:>3.0f}  {row.drift:.3f}  "
+        f"{row.best_step!s:>4}  {row.seconds:>5.0f} s  {row.bytes:,}"
     )
 
 
@@ -235,12 +236,7 @@ def run_all(jobs: Sequence[tuple[Path, int, bool]], work: Path, at_once: int) ->
             command = [sys.executable, __file__, "--work", str(work), "--one", str(folder), "--seeds", str(seed)]
             command += [] if prior else ["--alone"]
             with (work / f"{run_name(folder, seed, prior=prior)}.log").open("wb") as log:
-                environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-                running.append(
-                    subprocess.Popen(
-                        [*command, *([] if prior else ["--alone"])], stdout=log, stderr=log, env=environment
-                    )
-                )
+                running.append(subprocess.Popen(command, stdout=log, stderr=log))
         time.sleep(0.2)
 
 
@@ -263,9 +259,7 @@ def main() -> None:
     run_all(jobs, args.work, args.jobs)
     made = [args.work / f"{run_name(folder, seed, prior=prior)}.json" for folder, seed, prior in jobs]
     rows = [Row(**json.loads(path.read_text())) for path in made if path.is_file()]
-    print(
-        "subject      prior seed subject (real)              way               colour %    drift  best  time    bytes"
-    )
+    print("subject      prior seed subject (real)  way [95 %]  colour %  drift  best step  time  bytes")
     print("\n".join([*map(line, rows), *summary(rows)]))
     if missing := [path.stem for path in made if not path.is_file()]:
         raise SystemExit(f"failed, see their .log files: {', '.join(missing)}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from scripts.pretrain.artwork import Sprites, download, make_sprites
+from scripts.pretrain.artwork import Sprites, sprites_in
 from scripts.pretrain.clip import train_clip
 from scripts.pretrain.measure import write_measure
 from scripts.pretrain.pack import Networks, pack
@@ -78,10 +78,7 @@ class Making:
 
     def sprites(self) -> None:
         """Fetch and render the artwork."""
-        path = self.work / "sprites.npz"
-        if not path.exists():
-            download(self.work / "artwork")
-            make_sprites(self.work / "artwork").save(path)
+        sprites_in(self.work)
 
     def tokenizer(self) -> None:
         """Learn the tokenizer."""
@@ -138,7 +135,7 @@ class Making:
         return networks
 
     def _sprites(self) -> Sprites:
-        return Sprites.load(self.work / "sprites.npz")
+        return sprites_in(self.work)
 
 
 if __name__ == "__main__":

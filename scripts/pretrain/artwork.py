@@ -127,3 +127,12 @@ def make_sprites(folder: Path) -> Sprites:
     sets = [Artwork(folder, style, drawing_names(folder, style)) for style in STYLES]
     rgba = np.stack([np.stack([render(art.svg(codes[label])) for art in sets]) for _, _, label in concepts])
     return Sprites([c[0] for c in concepts], [c[1] for c in concepts], len(table(TRAINED)), rgba)
+
+
+def sprites_in(work: Path) -> Sprites:
+    """The sprites of a work folder, fetched and rendered into it when they are not there."""
+    path = work / "sprites.npz"
+    if not path.exists():
+        download(work / "artwork")
+        make_sprites(work / "artwork").save(path)
+    return Sprites.load(path)

@@ -8,6 +8,7 @@ batches, and nothing is stored but numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 import torch
@@ -141,13 +142,13 @@ class Layouts:
     texture: Tensor  # (n,) index into TEXTURES
     wave: Tensor  # (n, 4) direction (radians), period (share of the picture), phase on both axes (0..1)
 
-    def to(self, device: torch.device) -> Layouts:
+    def to(self, device: torch.device) -> Self:
         """The same numbers on a device."""
-        return Layouts(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
-    def rows(self, index: Tensor | slice) -> Layouts:
+    def rows(self, index: Tensor | slice) -> Self:
         """Some of the scenes."""
-        return Layouts(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def __len__(self) -> int:
         return len(self.sprite)
@@ -203,6 +204,23 @@ def _shades(colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.stack([main, shade], axis=1)
 
 
+def ground(layouts: Layouts, x: Tensor, y: Tensor) -> Tensor:
+    """The patterned backgrounds alone, (scenes, 3, size, size), at pixels whose middles are at x and y in 0..1."""
+    direction, period, phase_x, phase_y = (value[:, None, None] for value in layouts.wave.unbind(1))
+    along = x * direction.cos() + y * direction.sin()
+    across = y * direction.cos() - x * direction.sin()
+    u, v = along / period + phase_x, across / period + phase_y
+    hard = 8 * period / 0.2
+    stripes = (torch.sin(2 * torch.pi * u) * hard).clamp(-1, 1)
+    checks = stripes * (torch.sin(2 * torch.pi * v) * hard).clamp(-1, 1)
+    dots = ((0.3 - torch.hypot(u.remainder(1) - 0.5, v.remainder(1) - 0.5)) * 3 * hard).clamp(-1, 1)
+    slope = ((along - 0.5 * (direction.cos() + direction.sin())) * 1.6).clamp(-1, 1)
+    kinds = torch.stack([-torch.ones_like(stripes), slope, stripes, dots, checks], dim=1)
+    chosen = kinds.gather(1, layouts.texture[:, None, None, None].expand(-1, 1, *x.shape))
+    main, shade = (value[:, :, None, None] for value in layouts.colour.unbind(1))
+    return main + (chosen + 1) / 2 * (shade - main)
+
+
 class Composer:
     """Paints layouts on a device, ``size`` pixels wide and high; sprites of 5/6 of that are sharpest."""
 
@@ -217,27 +235,11 @@ class Composer:
 
     def __call__(self, layouts: Layouts) -> Tensor:
         """Pictures (scenes, 3, size, size) in 0..1."""
-        picture = self.background(layouts)
+        picture = ground(layouts, self.x, self.y)
         for thing in range(3):
             sprite = self._thing(layouts, thing)
             picture = picture * (1 - sprite[:, 3:]) + sprite[:, :3]
         return picture.clamp(0, 1)
-
-    def background(self, layouts: Layouts) -> Tensor:
-        """The backgrounds alone, (scenes, 3, size, size)."""
-        direction, period, phase_x, phase_y = (value[:, None, None] for value in layouts.wave.unbind(1))
-        along = self.x * direction.cos() + self.y * direction.sin()
-        across = self.y * direction.cos() - self.x * direction.sin()
-        u, v = along / period + phase_x, across / period + phase_y
-        hard = 8 * period / 0.2
-        stripes = (torch.sin(2 * torch.pi * u) * hard).clamp(-1, 1)
-        checks = stripes * (torch.sin(2 * torch.pi * v) * hard).clamp(-1, 1)
-        dots = ((0.3 - torch.hypot(u.remainder(1) - 0.5, v.remainder(1) - 0.5)) * 3 * hard).clamp(-1, 1)
-        slope = ((along - 0.5 * (direction.cos() + direction.sin())) * 1.6).clamp(-1, 1)
-        kinds = torch.stack([-torch.ones_like(stripes), slope, stripes, dots, checks], dim=1)
-        chosen = kinds.gather(1, layouts.texture[:, None, None, None].expand(-1, 1, *self.x.shape))
-        main, shade = (value[:, :, None, None] for value in layouts.colour.unbind(1))
-        return main + (chosen + 1) / 2 * (shade - main)
 
     def _thing(self, layouts: Layouts, thing: int) -> Tensor:
         """One premultiplied sprite per scene at its place: (scenes, 4, size, size)."""

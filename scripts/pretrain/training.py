@@ -23,7 +23,12 @@ class Budget:
 
     def progress(self, step: int) -> float:
         """The share that is used up, 1 or more when it is time to stop."""
-        return max(step / self.steps, (time.monotonic() - self.start) / 60 / self.minutes)
+        return max(step / self.steps, self.seconds / 60 / self.minutes)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been going on."""
+        return time.monotonic() - self.start
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,8 @@ class Settings:
 class Trainer:
     """Trains ``module`` by ``loss``, which draws its own batch on the device and returns a scalar.
 
-    The state (weights, average, optimizer, step) is kept in ``checkpoint`` and taken up from there when the file
-    exists.
+    The state (weights, average, optimizer, buffers, step, seconds) is kept in ``checkpoint`` and taken up from there
+    when the file exists: steps and minutes of the budget are those of all runs together.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class Trainer:
         budget: Budget,
         checkpoint: Path,
         name: str,
+        *,
+        recorded: bool = True,
     ) -> None:
         if next(module.parameters()).is_cuda:
             module.to(memory_format=torch.channels_last)
@@ -69,6 +76,7 @@ class Trainer:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
         cuda = self.device.type == "cuda"
+        self.recorded = cuda and recorded
         self.rate = torch.tensor(0.0, device=self.device)
         self.pull = torch.tensor(0.0, device=self.device)
         self.value = torch.tensor(0.0, device=self.device)
@@ -83,7 +91,7 @@ class Trainer:
     def run(self) -> None:
         """Train until the budget is spent, then leave the averaged weights in the module."""
         print(f"{self.name}: ready to train, {self.budget.progress(self.step):.0%}", flush=True)
-        advance = self._record() if self.device.type == "cuda" else self._advance
+        advance = self._record() if self.recorded else self._advance
         saved = logged = begun = time.monotonic()
         first = self.step
         while (progress := self.budget.progress(self.step)) < 1:
@@ -161,19 +169,24 @@ class Trainer:
         tensors = {f"weights.{n}": p.detach() for n, p in zip(names, self.parameters, strict=True)}
         tensors |= {f"average.{n}": a for n, a in zip(names, self.average, strict=True)}
         tensors |= {f"optimizer.{key}": value for key, value in self._moments().items()}
+        tensors |= {f"buffers.{name}": value for name, value in self.module.named_buffers()}
+        tensors |= {"step": torch.tensor(self.step), "seconds": torch.tensor(self.budget.seconds)}
         beside = self.checkpoint.with_suffix(".new")
-        save_file({k: v.contiguous().cpu() for k, v in (tensors | {"step": torch.tensor(self.step)}).items()}, beside)
+        save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, beside)
         beside.replace(self.checkpoint)
 
     def restore(self) -> None:
         """Take up the state from the checkpoint."""
         stored = load_file(self.checkpoint)
         self.step = int(stored["step"])
+        self.budget.start -= float(stored.get("seconds", 0.0))
         names = [name for name, p in self.module.named_parameters() if p.requires_grad]
         with torch.no_grad():
             for name, p, a in zip(names, self.parameters, self.average, strict=True):
                 p.copy_(stored[f"weights.{name}"])
                 a.copy_(stored[f"average.{name}"])
+            for name, buffer in self.module.named_buffers():
+                buffer.copy_(stored.get(f"buffers.{name}", buffer))
         for key, value in stored.items():
             if key.startswith("optimizer."):
                 kind, _, index = key.removeprefix("optimizer.").rpartition(".")

@@ -13,10 +13,10 @@ from PIL import Image
 from tests.evaluation import towers
 from tests.evaluation.runs import picture
 from visionpeft.errors import ConfigError
-from visionpeft.evaluation.calibration import UNIT_SEEDS, Calibration, cache_name
+from visionpeft.evaluation.calibration import UNIT_SEEDS, Calibration, Vectors, cache_name, prompt_scores
 from visionpeft.evaluation.encoders import Encoder, load_encoder
 from visionpeft.evaluation.preprocess import Preprocessor
-from visionpeft.evaluation.probe import PaintRequest, Probe, Subject
+from visionpeft.evaluation.probe import PaintRequest, Probe, Subject, _prompt_share
 from visionpeft.evaluation.settings import ScoreConfig
 
 SETTINGS = ScoreConfig(
@@ -100,6 +100,22 @@ def test_an_adapter_that_changes_nothing_scores_nothing(encoder):
     assert scores.drift == pytest.approx(0.0, abs=1e-6)
     assert scores.score == pytest.approx(0.0, abs=1e-6)
     assert scores.eligible
+
+
+def test_a_subject_unlike_its_class_loses_no_prompt_share():
+    kind, own, strange = torch.eye(4)[0], torch.eye(4)[1:3], torch.eye(4)[3]
+    texts = kind + own  # two prompts of one class
+
+    def scored(pictures):
+        return prompt_scores(Vectors(pictures[:, None], pictures[:, None], pictures[None]), texts)
+
+    prompt, other = scored(texts)
+    base = Calibration(0.1, 0.9, prompt, other, None, 1.0, texts)
+    assert (prompt, other) == pytest.approx((1.0, 0.5))
+    assert _prompt_share(base, *scored(texts)) == pytest.approx(1.0)
+    assert scored(strange + own) == pytest.approx((0.5, 0.0))  # as far from each prompt as another's picture was
+    assert _prompt_share(base, *scored(strange + own)) == pytest.approx(1.0)
+    assert _prompt_share(base, *scored((strange + own[:1]).expand(2, 4))) == pytest.approx(0.0)
 
 
 def test_copies_of_the_real_pictures_are_alike_without_drift(encoder):
@@ -238,6 +254,7 @@ def test_metrics_are_numbers(encoder):
     assert set(metrics) == {
         "subject",
         "prompt",
+        "other_prompt",
         "diversity",
         "drift",
         "subject_share",

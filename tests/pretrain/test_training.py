@@ -1,6 +1,7 @@
 """The training loop: it learns, its checkpoint takes up where it stopped, and its average is what is kept."""
 
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,21 @@ def test_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     again = fitted(tmp_path, 100)
     assert torch.equal(again.weight, averaged(tmp_path / "state.safetensors")["weight"])
     assert abs(fitted(tmp_path, 300).weight.item() - 3) < 0.05
+
+
+def test_takes_up_buffers_and_the_time_that_was_used(tmp_path: Path) -> None:
+    def trainer(budget: Budget) -> Trainer:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        return Trainer(model, lambda: model(torch.randn(8, 2)).square().mean(), SETTINGS, budget, path, "norm")
+
+    path = tmp_path / "state.safetensors"
+    first = trainer(Budget(5, start=time.monotonic() - 60))
+    first.run()
+    second = trainer(Budget(10, minutes=2))
+    assert all(torch.equal(a, b) for a, b in zip(first.module.buffers(), second.module.buffers(), strict=True))
+    assert second.module[1].num_batches_tracked == 5
+    assert 0.5 <= second.budget.progress(second.step) < 0.6
 
 
 def test_rate_rises_holds_and_falls() -> None:

@@ -267,6 +267,20 @@ def test_text_encoders_run_only_where_they_train(make, monkeypatch):
     assert calls == []
     step(moving)
     assert calls == [["a photo of sks robot"]]
+    word = {"subject_token": "trained", "word": "<sks>", "prompt": "a photo of <sks> robot"}
+    learning = make(instance=word, prior=TAUGHT)
+    calls.clear()
+    step(learning)
+    assert calls == [["a photo of <sks> robot"]]  # the word moves nothing else
+
+
+def test_states_that_are_kept_are_those_that_would_be_encoded(make):
+    word = {"subject_token": "trained", "word": "<sks>", "prompt": "a photo of <sks> robot"}
+    for name in ("sd1", "sdxl"):
+        task = shaken(make(name, instance=word, prior=TAUGHT))
+        kept, encoded = task._prompt_states(), encode_prompts(task.base, task._prompts())
+        assert torch.allclose(kept.hidden, encoded.hidden, atol=1e-5)
+        assert name == "sd1" or torch.allclose(kept.pooled, encoded.pooled, atol=1e-5)
 
 
 def test_capture_and_restore(make):
@@ -312,7 +326,7 @@ def test_a_broken_picture_stops_before_anything_is_made(make, photos, tmp_path):
 
 def test_states_of_the_class_are_not_the_subjects(make):
     task = make(prior=PRIOR)
-    states = task._states
+    states = task._prompt_states()
     assert isinstance(states, PromptStates)
     assert len(states.hidden) == 2
     assert not torch.allclose(states.hidden[0], states.hidden[1])
@@ -334,4 +348,4 @@ def test_class_pictures_go_with_the_prompt_they_show(make):
     (group,) = task.batch(drawn).groups
     shown = [int(Path(name).stem) % 2 for name in task.files(drawn)[4:]]
     assert group.prompt.tolist() == [0] * 4 + [1 + number for number in shown]
-    assert len(task._states.hidden) == 3
+    assert len(task._prompt_states().hidden) == 3

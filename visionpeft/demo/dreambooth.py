@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
 STEPS, SHORT_STEPS, LEARNING_RATE = 300, 4, 5e-4
 
+ALONE_RATE = 2e-4
+"""Of the UNet without class pictures: nothing holds the rest in place then, so it has to move less."""
+
 WORD = "<sks>"
 """A new word, trained: the subject comes by what the word learns, so the rest of the model has to change less."""
 
 WORD_RATE = 5e-3
 """Learning rate of the word: an embedding moves farther than an adapter's weights."""
 
-PRIOR_WEIGHT = 16.0
-"""The base as its own teacher costs nothing until something changes, and little at first: it takes a large weight."""
+PRIOR_WEIGHT = 4.0
+"""The base as its own teacher costs nothing until something changes, and little at first: it takes some weight."""
 
 PLACES = (
     "on a blue background",
@@ -104,7 +107,7 @@ def demo_settings(subject: Path, output: Path, kind: str, *, short: bool = False
         "train": {
             "steps": steps,
             "batch_size": 4,
-            "learning_rate": {"unet": LEARNING_RATE, "text_encoder": WORD_RATE},
+            "learning_rate": {"unet": LEARNING_RATE if prior else ALONE_RATE, "text_encoder": WORD_RATE},
             "schedule": "cosine",
             "warmup": steps // 50,
             "ema": 0.97,
@@ -127,7 +130,8 @@ def prior_settings(kind: str, *, short: bool = False) -> dict[str, Any]:
     prompts = [f"a photo of {one}", f"a photo of {one} on a white background", *OTHER_THINGS]
     return {
         "prompt": prompts,
-        "count": (1 if short else 4) * len(prompts),
-        "steps": 4 if short else 20,
+        "count": (1 if short else 3) * len(prompts),
+        "steps": 4 if short else 10,
+        "guidance": 1.0,
         "weight": PRIOR_WEIGHT,
     }

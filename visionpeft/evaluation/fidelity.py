@@ -111,7 +111,8 @@ def joint_score(subject_share: float, prompt_share: float | None) -> float:
     """Subject × prompt in [0, 1], each cut to [0, 1] before.
 
     Both are shares of a way. Subject: from the base model's pictures of the class (0) to the real pictures among
-    themselves (1). Prompt: from the base model's pictures against prompts of others (0) to against their own (1).
+    themselves (1). Prompt: how far pictures are nearer to their own prompts than to others, from not at all (0) to as
+    far as the base model's (1); a subject unlike its class loses nothing by that, as it is as unlike in every prompt.
     So the base model scores 0 (no subject), copies of the training pictures score near 0 (no prompt), and a surplus
     on one side buys nothing on the other. Without a prompt share (None) the subject stands alone.
     """

@@ -75,13 +75,17 @@ class Scores:
         diversity: mean distance between pictures of one prompt, in [0, 2]; None with one seed.
         drift: distance from the base model on unrelated prompts, in distances between two of its seeds; from 0.
         subject_share: share of the way from the base model's subject score to that of the real pictures.
-        prompt_share: share of the way from ignoring the prompt to following it as the base model does.
+        other_prompt: mean cosine to the other prompts; None as ``prompt``, or where all prompts are the same.
+        prompt_share: how far the pictures are nearer to their own prompts than to the others, as a share of how far
+            the base model's are: 0 ignores the prompts, 1 follows them as the base does. What the subject takes from
+            every prompt alike, by not looking like its class, does not count: that is the subject's business.
         score: `fidelity.joint_score` of the two shares, in [0, 1].
         eligible: whether drift is within the bound; the best checkpoint is chosen among these.
     """
 
     subject: float
     prompt: float | None
+    other_prompt: float | None
     diversity: float | None
     drift: float
     subject_share: float
@@ -145,13 +149,14 @@ class Probe:
         base = self.calibration()
         painted = self._painted(self._subject.words, seeds=self._settings.seeds[:1])
         subject = fidelity.subject_fidelity(painted.subject.flatten(0, 1), self._real_MD)
-        prompt, _ = prompt_scores(painted, self._texts_PE)
+        prompt, other = prompt_scores(painted, self._texts_PE)
         drift = fidelity.drift(painted.unrelated[0], base.unrelated, base.seed_distance)
         subject_share = fidelity.share_of_way(base.subject, subject, base.real)
-        prompt_share = _prompt_share(base, prompt)
+        prompt_share = _prompt_share(base, prompt, other)
         return Scores(
             subject=subject,
             prompt=prompt,
+            other_prompt=other,
             diversity=fidelity.diversity(painted.subject),
             drift=drift,
             subject_share=subject_share,
@@ -240,11 +245,11 @@ class Probe:
             )
 
 
-def _prompt_share(base: Calibration, prompt: float | None) -> float | None:
+def _prompt_share(base: Calibration, prompt: float | None, other: float | None) -> float | None:
     """None as well where the encoder does not see that the base model follows its prompts."""
-    if prompt is None or base.prompt is None or base.other_prompt is None or not _prompts_tell(base):
+    if prompt is None or other is None or base.prompt is None or base.other_prompt is None or not _prompts_tell(base):
         return None
-    return fidelity.share_of_way(base.other_prompt, prompt, base.prompt)
+    return fidelity.share_of_way(0.0, prompt - other, base.prompt - base.other_prompt)
 
 
 def _prompts_tell(base: Calibration) -> bool:

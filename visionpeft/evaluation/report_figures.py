@@ -50,8 +50,8 @@ def _prompt_tile(outcome: Outcome) -> Tile | None:
     if share is None or cosine is None:
         return None
     meaning = (
-        f"How well prompts are followed: 0 % ignores them ({_of(outcome.before, 'other_prompt')}), 100 % follows them "
-        f"as the base model does ({_of(outcome.before, 'prompt')}). Cosine now {cosine:.3f}."
+        "How far pictures are nearer to their own prompts than to the others: 0 % ignores them, 100 % is as far as "
+        f"the base model's. Cosine to their own now {cosine:.3f}, to the others {_of(outcome.after, 'other_prompt')}."
     )
     return Tile("Prompts followed", _percent(share), meaning, share, ("ignored", "base model"))
 
@@ -126,8 +126,8 @@ _SCORE_CHARTS = (
     _ScoreChart(
         key="prompt",
         title="Prompts followed",
-        meaning="Mean cosine of pictures and their prompts. It falls when the subject is learned at the cost of "
-        "everything else.",
+        meaning="Mean cosine of pictures and their prompts. It falls where the subject looks unlike its class, and "
+        "where prompts are followed less: the tile above tells the two apart.",
         levels=_levels(prompt=("base model", "good"), other_prompt=("prompt ignored", "base")),
     ),
     _ScoreChart(

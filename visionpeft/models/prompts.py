@@ -26,6 +26,13 @@ class PromptStates:
     hidden: Tensor
     pooled: Tensor | None = None
 
+    def before(self, others: PromptStates) -> PromptStates:
+        """Return these states and then those of ``others``."""
+        pooled = None
+        if self.pooled is not None and others.pooled is not None:
+            pooled = torch.cat([self.pooled, others.pooled])
+        return PromptStates(torch.cat([self.hidden, others.hidden]), pooled)
+
     def of(self, rows: Tensor) -> PromptStates:
         """Return the states of the prompts at ``rows``, [N] long."""
         return PromptStates(self.hidden[rows], None if self.pooled is None else self.pooled[rows])

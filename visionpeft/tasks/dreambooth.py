@@ -130,7 +130,9 @@ class DreamBooth:
         weights = [1.0, self._data.prior.weight if self._data.prior else 0.0]
         self._weights = torch.tensor(weights, device=context.device)
         self._prediction: PredictionType = prediction_type(self.base)
-        self._states = self._fixed_states()
+        moving = self._prompts()[: self._moving]
+        with torch.no_grad():
+            self._fixed = encode_prompts(self.base, self._prompts()[len(moving) :] or [""])
         with torch.no_grad(), self.manager.using({}):
             self._base_states = encode_prompts(self.base, self._prompts()) if self._distils else None
         if context.gradient_checkpointing:
@@ -153,7 +155,7 @@ class DreamBooth:
 
     def loss(self, batch: Batch, rng: StepRng) -> StepOutput:
         """Return the sum over subject and class samples; all on the device, noise and timesteps drawn by ``rng``."""
-        states = self._states or encode_prompts(self.base, self._prompts())
+        states = self._prompt_states()
         errors = torch.cat([self._errors(group, states, rng) for group in batch.groups])
         kinds = torch.cat([group.kind for group in batch.groups])
         logs = {"loss_subject": (errors * (kinds == SUBJECT)).sum().detach() / batch.count}
@@ -227,12 +229,20 @@ class DreamBooth:
         prior = self._data.prior
         return [self._data.instance.prompt, *(prior.prompts if prior else ()), *([""] if self._distils else ())]
 
-    @torch.no_grad()
-    def _fixed_states(self) -> PromptStates | None:
-        """Encode the prompts once, where no text encoder is trained."""
-        if self.components.keys() - {"unet"}:
-            return None
-        return encode_prompts(self.base, self._prompts())
+    @property
+    def _moving(self) -> int:
+        """How many of the prompts, from the first, training changes the states of: none, the subject's, or all."""
+        prompts, word = self._prompts(), self._data.instance.word
+        if any(name.startswith("text_encoder") for name in self.report.modules):
+            return len(prompts)
+        if not self._data.instance.trains_word:
+            return 0
+        return max(place for place, prompt in enumerate(prompts, 1) if word in prompt.split())
+
+    def _prompt_states(self) -> PromptStates:
+        """Return the states of all prompts; only those are encoded here that training changes."""
+        moving = self._prompts()[: self._moving]
+        return encode_prompts(self.base, moving).before(self._fixed) if moving else self._fixed
 
     def _load(self, paths: Sequence[Path], progress: Progress) -> list[Picture]:
         return load_all(paths, progress, lambda image: covering(image, self._resolution))

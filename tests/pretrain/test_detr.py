@@ -1,0 +1,305 @@
+"""The detector's scenes, losses and training step, each against something that knows better; and the asset itself."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from safetensors import safe_open
+from scipy.optimize import linear_sum_assignment
+from torch.profiler import profile
+from transformers import AutoModelForObjectDetection, RTDetrV2ForObjectDetection
+from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
+
+from scripts.pretrain.artwork import SPRITE, Sprites
+from scripts.pretrain.concepts import STYLES, TRAINED
+from scripts.pretrain.detr import LIMIT, Detecting, disturbed, pack
+from scripts.pretrain.detr_loss import Targets, auction, detection_loss
+from scripts.pretrain.detr_measure import average_precision, figures
+from scripts.pretrain.detr_model import (
+    QUERIES,
+    Noisy,
+    Predictions,
+    feature_maps,
+    make_detector,
+    noisy_queries,
+    predict,
+    to_corners,
+    training_mode,
+)
+from scripts.pretrain.detr_scenes import (
+    LEAST_SIDE,
+    SIDE,
+    THINGS,
+    CrowdComposer,
+    Crowds,
+    Scenes,
+    crowd_scenes,
+    draw_crowds,
+    extent,
+)
+
+ASSET = Path(__file__).parents[2] / "visionpeft" / "assets" / "emoji-detr"
+CPU = torch.device("cpu")
+CLASSES = ["ball", "fruit", "toy"]
+
+
+@pytest.fixture(scope="module")
+def sprites() -> Sprites:
+    """A red disc, a green bar and a blue diamond instead of artwork."""
+    y, x = np.mgrid[:SPRITE, :SPRITE] / SPRITE - 0.5
+    shapes = [np.hypot(x, y) < 0.5, abs(y) < 0.2, abs(x) + abs(y) < 0.5]
+    rgba = np.zeros((3, len(STYLES), SPRITE, SPRITE, 4), np.uint8)
+    for index, shape in enumerate(shapes):
+        rgba[index, ..., index], rgba[index, ..., 3] = 255, 255 * shape
+    return Sprites(["apple", "banana", "kite"], ["fruit", "ball", "toy"], 3, rgba)
+
+
+@pytest.fixture(scope="module")
+def detector() -> RTDetrV2ForObjectDetection:
+    torch.manual_seed(0)
+    return make_detector(CLASSES)
+
+
+def plain(crowds: Crowds) -> Crowds:
+    """One of each thing at most, opaque, in its own colour, on black."""
+    for name in ("tint", "colour", "relief", "light", "texture"):
+        getattr(crowds, name).zero_()
+    crowds.opacity.fill_(1)
+    crowds.sprite[:, :3] = torch.tensor([0, 3, 6])
+    crowds.sprite[:, 3:] = -1
+    return crowds
+
+
+def random_things(count: int, classes: int, seed: int) -> Targets:
+    """Random boxes and labels, the first row full, the second empty."""
+    rng = torch.Generator().manual_seed(seed)
+    middle, size = (
+        torch.rand(count, 12, 2, generator=rng) * 0.6 + 0.2,
+        torch.rand(count, 12, 2, generator=rng) * 0.3 + 0.05,
+    )
+    labels = torch.randint(classes, (count, 12), generator=rng)
+    number = torch.randint(1, 12, (count, 1), generator=rng)
+    number[0], number[1] = 12, 0
+    return Targets(torch.cat([middle, size], -1), labels.masked_fill(torch.arange(12) >= number, -1))
+
+
+def test_boxes_are_tight_around_what_is_seen_where_things_overlap_and_stick_out(sprites: Sprites) -> None:
+    crowds = plain(draw_crowds(sprites, np.arange(3), 40, np.random.default_rng(0)))
+    pictures, boxes, painted = CrowdComposer(sprites, CPU)(crowds, torch.Generator())
+    assert painted[:, :3].float().mean() > 0.6
+    assert not painted[:, 3:].any()
+    for thing in range(3):  # its colour is a channel of its own, so that its alpha can be read from the picture
+        seen = extent(pictures[:, thing] > 0.3)
+        assert torch.equal(boxes[:, thing][painted[:, thing]], seen[painted[:, thing]])
+        assert not pictures[:, thing][~painted[:, thing]].any()
+    shown = boxes[painted]
+    assert (shown[:, 2:] - shown[:, :2]).min() >= LEAST_SIDE
+    assert (shown[:, 0] == 0).any()
+    assert (shown[:, 2] == SIDE).any()
+    crowds.sprite[:, :2] = -1
+    whole = CrowdComposer(sprites, CPU)(crowds, torch.Generator())[1]
+    assert (boxes[:, 2] != whole[:, 2]).any()  # what lies in front cuts a box
+
+
+def test_scenes_are_a_function_of_the_seed(sprites: Sprites) -> None:
+    one, again, other = (crowd_scenes(sprites, np.arange(3), CLASSES, 4, seed, CPU) for seed in (5, 5, 6))
+    for name in ("pictures", "boxes", "labels"):
+        assert torch.equal(getattr(one, name), getattr(again, name))
+    assert not torch.equal(one.pictures, other.pictures)
+
+
+def test_scenes_hold_their_classes_first_and_boxes_within_the_picture(sprites: Sprites) -> None:
+    scenes = crowd_scenes(sprites, np.array([0, 2]), CLASSES, 12, 1, CPU)
+    there = scenes.labels >= 0
+    assert set(scenes.labels[there].tolist()) == {CLASSES.index("fruit"), CLASSES.index("toy")}
+    assert torch.equal(there, torch.arange(THINGS) < there.sum(1, keepdim=True))
+    assert not scenes.boxes[~there].any()
+    corners = to_corners(scenes.boxes[there])
+    assert corners.min() > -1e-6
+    assert corners.max() < 1 + 1e-6
+    assert there.sum(1).max() >= 10
+
+
+def test_disturbing_moves_boxes_with_their_pixels() -> None:
+    pictures, boxes = torch.zeros(32, 3, SIDE, SIDE, dtype=torch.uint8), torch.zeros(32, THINGS, 4)
+    pictures[:, :, 40:60, 200:290] = 255
+    boxes[:, 0] = torch.tensor([245, 50, 90, 20]) / SIDE
+    moved, where = disturbed(Scenes(pictures, boxes, torch.zeros(32, THINGS, dtype=torch.long)))
+    bright = moved.mean(1)
+    bright = bright > (bright.amax((1, 2), keepdim=True) + bright.amin((1, 2), keepdim=True)) / 2
+    assert torch.allclose(extent(bright), to_corners(where[:, 0]) * SIDE, atol=1.01)
+    assert len(torch.unique(where[:, 0].round(decimals=3), dim=0)) == 8
+
+
+@pytest.mark.parametrize("step", [0.02, 0.001])
+def test_the_auction_finds_the_best_assignment(step: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    cost = 5 * torch.rand(40, 12, 30, generator=rng)
+    wanted = torch.arange(12) < torch.randint(13, (40, 1), generator=rng)
+    query, has = auction(cost, wanted, rounds=200, step=step)
+    assert torch.equal(has, wanted)
+    for row, number in enumerate(wanted.sum(1).tolist()):
+        chosen = query[row, :number]
+        assert len(set(chosen.tolist())) == number
+        best = cost[row, :number].numpy()
+        least = best[linear_sum_assignment(best)].sum()
+        assert cost[row, torch.arange(number), chosen].sum() <= least + step * number + 1e-5
+
+
+def test_the_loss_is_the_one_of_transformers(detector: RTDetrV2ForObjectDetection) -> None:
+    targets, rng = random_things(3, 3, seed=1), torch.Generator().manual_seed(2)
+    logits = torch.randn(4, 3, QUERIES, 3, generator=rng, dtype=torch.float64)
+    boxes = torch.rand(4, 3, QUERIES, 4, generator=rng, dtype=torch.float64) * 0.5 + 0.1
+    nobody = torch.zeros(3, 1, dtype=torch.long)
+    nothing = torch.zeros(3, 3, 2, 3, dtype=torch.float64), torch.rand(3, 3, 2, 4, dtype=torch.float64)
+    noisy = Noisy(nobody, boxes[0], nobody, torch.zeros(3, 1, dtype=torch.bool), nobody)
+    wanted = Targets(targets.boxes.double(), targets.labels)
+    mine = detection_loss(Predictions(logits, boxes, *nothing), noisy, wanted)
+    there = [label >= 0 for label in targets.labels]
+    labels = [
+        {"class_labels": label[some], "boxes": box[some]}
+        for label, box, some in zip(targets.labels, wanted.boxes, there, strict=True)
+    ]
+    by_layer = logits[1:].transpose(0, 1), boxes[1:].transpose(0, 1)
+    theirs, _, _ = RTDetrForObjectDetectionLoss(
+        logits[-1], labels, CPU, boxes[-1], detector.config, *by_layer, logits[0], boxes[0]
+    )
+    assert mine.item() == pytest.approx(theirs.item(), rel=1e-3)  # an auction may be a hair off the best assignment
+
+
+def test_the_training_pass_is_the_forward_pass_of_transformers(detector: RTDetrV2ForObjectDetection) -> None:
+    detector.eval()
+    pictures, targets = (
+        torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)),
+        random_things(2, 3, seed=0),
+    )
+    with torch.no_grad():
+        mine = predict(detector, pictures, noisy_queries(targets.boxes, targets.labels, 3))
+        theirs = detector((pictures - 0.5) / 0.25)
+    torch.testing.assert_close(mine.logits[-1], theirs.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(mine.boxes[-1], theirs.pred_boxes, atol=1e-5, rtol=1e-4)
+
+
+def test_denoising_queries_see_their_group_and_are_seen_by_no_other() -> None:
+    targets = random_things(3, 3, seed=0)
+    noisy = noisy_queries(targets.boxes, targets.labels, 3, pairs=30, queries=5)
+    number = (targets.labels >= 0).sum(1).tolist()
+    assert noisy.real.all(1).tolist() == [count > 0 for count in number]
+    assert (noisy.labels[1] == 3).all()
+    for row, count in enumerate(number):
+        group = torch.arange(30) // max(1, count)
+        assert torch.equal(noisy.visible[row, :30, 30:60], group[:, None] == group)
+        assert not noisy.visible[row, 60:, :60].any()
+        assert noisy.visible[row, :, 60:].all()
+        assert noisy.which[row].max() == max(0, count - 1)
+    shift = (to_corners(noisy.boxes) - to_corners(targets.boxes[[0]].repeat(3, 5, 1)[:, :60])).abs()[0, :12]
+    assert (shift <= targets.boxes[0, :12, 2:].repeat(1, 2) / 2 + 1e-6).all()
+
+
+def test_a_step_reaches_every_weight_and_asks_the_host_nothing(detector: RTDetrV2ForObjectDetection) -> None:
+    training_mode(detector)
+    rng = torch.Generator().manual_seed(0)
+    targets = random_things(2, 3, seed=0)
+    boxes, labels = torch.zeros(2, THINGS, 4), torch.full((2, THINGS), -1)
+    boxes[:, :12], labels[:, :12] = targets.boxes, targets.labels
+    pictures = torch.randint(256, (2, 3, 96, 96), generator=rng, dtype=torch.uint8)
+    loss = Detecting(detector, Scenes(pictures, boxes, labels), 2)
+    loss().backward()
+    with profile() as trace:
+        loss().backward()
+    asked = {event.key: event.count for event in trace.key_averages()}
+    # Deformable attention compares two shapes, which lie on the host, once a layer.
+    assert asked.get("aten::_local_scalar_dense", 0) <= detector.config.decoder_layers
+    assert not any(name in asked for name in ("aten::nonzero", "aten::masked_select", "aten::_unique2"))
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    detector.zero_grad()
+
+
+def test_average_precision_is_that_of_pycocotools() -> None:
+    rng = np.random.default_rng(0)
+    pictures, found, boxes, labels = 12, [], [], []
+    for _ in range(pictures):
+        number = rng.integers(0, 9)
+        low = rng.uniform(0, 250, (number, 2))
+        boxes.append(torch.from_numpy(np.hstack([low, low + rng.uniform(40, 90, (number, 2))])))
+        labels.append(torch.from_numpy(rng.integers(0, 3, number)))
+        guesses = torch.cat([boxes[-1] + torch.from_numpy(rng.normal(0, 5, (number, 4))) for _ in range(2)])
+        guesses = torch.cat([guesses, torch.tensor([[5.0, 5, 40, 40]]).expand(20 - len(guesses), 4)])
+        classes = torch.cat([labels[-1], labels[-1], torch.from_numpy(rng.integers(0, 3, 20 - 2 * number))])
+        found.append((torch.from_numpy(np.sort(rng.random(20))[::-1].copy()), classes, guesses))
+    mine = average_precision(tuple(torch.stack(column) for column in zip(*found, strict=True)), boxes, labels)
+    assert mine["mAP"] == pytest.approx(coco(found, boxes, labels)[0], abs=1e-9)
+    assert mine["mAP50"] == pytest.approx(coco(found, boxes, labels)[1], abs=1e-9)
+
+
+def coco(found: list[tuple[torch.Tensor, ...]], boxes: list[torch.Tensor], labels: list[torch.Tensor]) -> np.ndarray:
+    """The figures of pycocotools."""
+
+    def rows(corners: torch.Tensor, classes: torch.Tensor, picture: int) -> list[dict[str, object]]:
+        sides = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
+        return [
+            {"image_id": picture, "category_id": c, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
+            for b, c in zip(sides, classes.tolist(), strict=True)
+        ]
+
+    truth = [row for i, (b, k) in enumerate(zip(boxes, labels, strict=True)) for row in rows(b, k, i)]
+    dataset, results = COCO(), COCO()
+    dataset.dataset = {
+        "images": [{"id": i} for i in range(len(boxes))],
+        "categories": [{"id": c} for c in range(3)],
+        "annotations": [row | {"id": i} for i, row in enumerate(truth, 1)],
+    }
+    dataset.createIndex()
+    guesses = [
+        row | {"score": s}
+        for i, (scores, classes, corners) in enumerate(found)
+        for row, s in zip(rows(corners, classes, i), scores.tolist(), strict=True)
+    ]
+    results = dataset.loadRes(guesses)
+    evaluation = COCOeval(dataset, results, "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats
+
+
+def test_the_packed_folder_is_the_model_in_half_precision(detector: RTDetrV2ForObjectDetection, tmp_path: Path) -> None:
+    pack(detector.state_dict(), CLASSES, tmp_path)
+    loaded, report = AutoModelForObjectDetection.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert loaded.config.id2label == dict(enumerate(CLASSES))
+    assert not any("norm" in name for name, _ in loaded.model.backbone.named_parameters())  # frozen
+    weights = detector.state_dict()
+    assert all(torch.equal(value, weights[name].half().to(value.dtype)) for name, value in loaded.state_dict().items())
+    pixels = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before, after = (feature_maps(model.eval(), pixels) for model in (detector, loaded))
+    for one, other in zip(before, after, strict=True):
+        assert (one - other).norm() < 0.01 * one.norm()
+
+
+@pytest.mark.skipif(not (ASSET / "model.safetensors").exists(), reason="the detector has not been made yet")
+def test_the_shipped_detector_is_small_and_finds_balls() -> None:
+    weights = ASSET / "model.safetensors"
+    assert weights.stat().st_size <= LIMIT
+    with safe_open(weights, "pt") as file:
+        assert {file.get_slice(key).get_dtype() for key in file.keys()} == {"F16"}  # noqa: SIM118
+    model = AutoModelForObjectDetection.from_pretrained(ASSET).eval()
+    assert [model.config.id2label[i] for i in range(model.config.num_labels)] == sorted(TRAINED)
+    preprocessing = json.loads((ASSET / "preprocessor.json").read_text())
+    assert preprocessing["size"] == [SIDE, SIDE]
+    pictures, boxes = torch.full((1, 3, SIDE, SIDE), 200, dtype=torch.uint8), torch.zeros(1, THINGS, 4)
+    y, x = torch.meshgrid(torch.arange(SIDE) + 0.5, torch.arange(SIDE) + 0.5, indexing="ij")
+    for index, (left, top) in enumerate([(90, 80), (220, 100), (150, 230)]):
+        pictures[0, :, torch.hypot(x - left, y - top) < 30] = torch.tensor([[220], [110], [30]], dtype=torch.uint8)
+        boxes[0, index] = torch.tensor([left, top, 60, 60]) / SIDE
+    labels = torch.full((1, THINGS), -1)
+    labels[0, :3] = 0
+    assert figures(model, Scenes(pictures, boxes, labels))["mAP50_boxes"] > 0.6
