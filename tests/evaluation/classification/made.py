@@ -35,7 +35,3 @@ def made(
             "site": tuple("xyz"[row % 3] for row in range(count)),
         },
     )
-
-
-def subset_of(given: Predictions, keep: np.ndarray) -> Predictions:
-    return given.subset(np.flatnonzero(keep))

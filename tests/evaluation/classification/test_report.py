@@ -66,7 +66,7 @@ def test_the_page_says_what_was_measured(report):
         f"{found.calibrated.brier:.4f}",
         f"The temperature {found.temperature.value:.3g} was fitted on 60 validation pictures",
         "AUC by site",
-        "Trained by lora 2.5 % 294,912 of 11,796,480 numbers. The file has 1.19 MB. Trained in 3 min 54 s.",
+        "Trained by lora 2.5 % 294,912 of 11,796,480 numbers. The file has 1.19 MB. The run took 3 min 54 s.",
         "train 200 90 70 130",
         "No leaks found",
         "2 pictures were grey and became RGB",

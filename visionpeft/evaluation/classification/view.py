@@ -127,7 +127,7 @@ def _calibration_tile(found: ClassificationFigures) -> Tile:
 def _adapter_tile(about: RunAbout) -> Tile:
     share = about.trainable_share
     part = f" of {about.total_parameters:,}" if share is not None else ""
-    spent = f" Trained in {spell_seconds(sum(about.seconds.values()))}." if about.seconds else ""
+    spent = f" The run took {spell_seconds(sum(about.seconds.values()))}." if about.seconds else ""
     size = f" The file has {spell_bytes(about.adapter_bytes)}." if about.adapter_bytes else ""
     value = f"{100 * share:.3g} %" if share is not None else f"{about.trainable_parameters:,}"
     meaning = f"{about.trainable_parameters:,}{part} numbers.{size}{spent}"
