@@ -226,3 +226,13 @@ def test_class_weights_count_in_the_loss(place: Path, tmp_path: Path):
     red = int((plain.splits.train.targets() == 2)[:8].sum())
     counts = [float(task.loss(task.batch(positions(8)), step(task, 0, 8)).count) for task in (plain, heavy)]
     assert counts == [8, 8 + 2 * red]
+
+
+def test_recomputed_activations_give_the_same_steps(place: Path, tmp_path: Path):
+    adapters = []
+    for recompute in (False, True):
+        train = {"steps": 2, "batch_size": 4, "learning_rate": 1e-2, "gradient_checkpointing": recompute}
+        config = configured(place, train=train)
+        adapters.append(fit(build(config), config.train, tmp_path / str(recompute)).last)
+    first, second = (torch.cat([tensor.flatten() for tensor in adapter.tensors.values()]) for adapter in adapters)
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)

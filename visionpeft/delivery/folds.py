@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ def join(config: ClassifyRun, results: Sequence[RunResult]) -> RunResult:
     return RunResult(None, None, {}, folder / REPORT, means)
 
 
-def mean_and_spread(rows: Sequence[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+def mean_and_spread(rows: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
     """Return mean and sample standard deviation of each figure that all folds have."""
     shared = [name for name in rows[0] if all(name in row and math.isfinite(row[name]) for row in rows)]
     means = {name: statistics.fmean(row[name] for row in rows) for name in shared}

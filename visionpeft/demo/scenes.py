@@ -57,7 +57,8 @@ def cutout(picture: Image.Image) -> Image.Image:
     values = np.asarray(picture).astype(np.float32)
     border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
     distance = np.linalg.norm(values - np.median(border, axis=0), axis=2)
-    parts: Any = label(distance > (_GROUND + _THING) / 2)[0]
+    found: Any = label(distance > (_GROUND + _THING) / 2)
+    parts = found[0]
     largest = np.bincount(parts.ravel())[1:].argmax() + 1
     whole: Any = binary_fill_holes(parts == largest)
     soft = np.clip((distance - _GROUND) / (_THING - _GROUND), 0, 1)
@@ -66,10 +67,10 @@ def cutout(picture: Image.Image) -> Image.Image:
     return cut.crop(cut.getchannel("A").getbbox())
 
 
-def _inside(whole: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _inside(whole: Any) -> Any:
     from scipy.ndimage import binary_erosion
 
-    return np.asarray(binary_erosion(whole, iterations=2))
+    return binary_erosion(whole, iterations=2)
 
 
 def compose(
@@ -122,7 +123,8 @@ def _varied(thing: Image.Image, longer: float, rng: np.random.Generator) -> Imag
     if rng.random() < 0.5:
         thing = thing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     turned = thing.rotate(rng.uniform(-50, 50), Image.Resampling.BICUBIC, expand=True)
-    turned = turned.crop(turned.getchannel("A").point(lambda alpha: 255 * (alpha > 127)).getbbox())
+    seen = Image.fromarray(np.asarray(turned.getchannel("A")) > 127)
+    turned = turned.crop(seen.getbbox())
     factor = longer / max(turned.size)
     size = (max(2, round(turned.width * factor)), max(2, round(turned.height * factor)))
     return turned.resize(size, Image.Resampling.LANCZOS)

@@ -165,8 +165,10 @@ def _at(path: Path, about: About) -> Iterator[Found]:
     from visionpeft.data.classification.settings import FolderSource, PicturesConfig
 
     folder = path if path.is_dir() else path.parent
-    more = {"intensity": about.intensity, "volumes": about.volumes} if isinstance(about, ClassifierAbout) else {}
-    reader = FileReader(folder, PicturesConfig(source=FolderSource(format="folder", path=folder), **more))
+    config = PicturesConfig(source=FolderSource(format="folder", path=folder))
+    if isinstance(about, ClassifierAbout):
+        config = config.model_copy(update={"intensity": about.intensity, "volumes": about.volumes})
+    reader = FileReader(folder, config)
     files = [path]
     if path.is_dir():
         inside = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))

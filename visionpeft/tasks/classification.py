@@ -25,6 +25,7 @@ from visionpeft.tasks.classification_objective import objective, weights_of
 from visionpeft.tasks.classification_samples import Batch, Samples
 from visionpeft.tasks.classification_settings import ClassifyData, ClassWeights, CrossEntropyLoss, LossConfig, Metric
 from visionpeft.tasks.groups import Groups
+from visionpeft.tasks.recompute import checkpoint_gradients
 from visionpeft.training.rng import StepRng
 from visionpeft.training.task import Artifact, Context, StepOutput
 
@@ -127,7 +128,7 @@ class Classification:
         self._samples = Samples(train, self.base.preprocessing, data, context.seed, context.world)
         self._loss = objective(self._learning.loss, train.kind, self._weights.to(context.device))
         if context.gradient_checkpointing:
-            self.base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_gradients(self.base.model)
         if not len(self.splits.validation):
             context.progress.say("There are no validation pictures: the last step is kept, and no threshold is chosen.")
 

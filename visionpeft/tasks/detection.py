@@ -25,6 +25,7 @@ from visionpeft.models.preprocess import Preprocessing
 from visionpeft.models.vision import VisionBase
 from visionpeft.tasks.detection_settings import DetectData, Metric
 from visionpeft.tasks.groups import Groups
+from visionpeft.tasks.recompute import checkpoint_gradients
 from visionpeft.training.rng import StepRng
 from visionpeft.training.task import Artifact, Context, StepOutput
 
@@ -114,6 +115,8 @@ class Detection:
         """
         self._context = context
         self.base.to(context.device)
+        if context.gradient_checkpointing:
+            checkpoint_gradients(self.base.model)
         self._ahead: Ahead[Sample] = Ahead(
             self._made, context.seed, len(self.splits.train), context.world, self._data.workers
         )
