@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from visionpeft.delivery import RunResult, classification, detection, dreambooth, folds
 from visionpeft.progress import SILENT, Progress, RecordingProgress
 
 if TYPE_CHECKING:
-    from visionpeft.config import DreamBoothRun, RunConfig
-    from visionpeft.delivery import RunResult
-    from visionpeft.tasks.dreambooth import DreamBooth
+    from visionpeft.config import RunConfig
+    from visionpeft.training.record import FitResult
+    from visionpeft.training.task import Task
 
 FREE = {"output", "resume", "preview", "train"}
 """Settings that a continued run may change; the engine decides about ``train`` one by one."""
 
 
+class Job(NamedTuple):
+    """How the runs of one task are made.
+
+    Attributes:
+        build: the task of a run's settings; nothing is written yet.
+        deliver: writes what a user takes away from a trained task.
+        join: writes what several runs come to together, where the settings ask for several (one a fold).
+    """
+
+    build: Callable[[Any, Progress], Task]
+    deliver: Callable[[Any, Any, FitResult, RecordingProgress], RunResult]
+    join: Callable[[Any, Sequence[RunResult]], RunResult] | None = None
+
+
+JOBS: dict[str, Job] = {
+    "dreambooth": Job(dreambooth.build, dreambooth.deliver),
+    "classify": Job(classification.build, classification.deliver, folds.join),
+    "detect": Job(detection.build, detection.deliver),
+}
+"""A row for every task of ``config.TASKS``."""
+
+
 def train(config: RunConfig, *, progress: Progress = SILENT) -> RunResult | None:
-    """Run one job to its end.
+    """Run one job to its end, or the several runs that its settings ask for one after the other.
 
     Args:
         config: the validated settings.
@@ -28,42 +52,30 @@ def train(config: RunConfig, *, progress: Progress = SILENT) -> RunResult | None
     Raises:
         VisionPeftError: bad settings or data, a full disk, a loss that is not a number; nothing is left half-made.
     """
+    job, parts = JOBS[config.task], config.parts()
+    if job.join is None or not parts:
+        return _train_one(config, job, progress)
+    results = [_train_one(part, job, progress) for part in parts]
+    done = [result for result in results if result is not None]
+    return job.join(config, done) if done else None
+
+
+def _train_one(config: RunConfig, job: Job, progress: Progress) -> RunResult | None:
     from accelerate import PartialState
 
-    from visionpeft.config import DreamBoothRun, dump
-    from visionpeft.delivery import deliver
-    from visionpeft.errors import ConfigError
+    from visionpeft.config import dump
     from visionpeft.training.engine import fit
 
-    if not isinstance(config, DreamBoothRun):
-        raise ConfigError(f"task '{config.task}' cannot be run by this version.")
     recorded = RecordingProgress(progress)
-    task = build(config, recorded)
+    task = job.build(config, recorded)
     result = fit(
         task,
         config.train,
         config.output,
         resume=config.resume,
-        preview_every=config.preview.every if config.preview else 0,
+        preview_every=config.preview_every,
         progress=recorded,
         settings=config.model_dump(mode="json", exclude=FREE),
         files={"config.yaml": dump(config)},
     )
-    return deliver(config, task, result, recorded) if PartialState().is_main_process else None
-
-
-def build(config: DreamBoothRun, progress: Progress = SILENT) -> DreamBooth:
-    """Load the base and put the task together; nothing is written yet.
-
-    Raises:
-        VisionPeftError: the base cannot be loaded, or a target matches nothing in it.
-    """
-    from visionpeft.models.base import load_base
-    from visionpeft.tasks.dreambooth import DreamBooth
-
-    with progress.phase("loading the base", 1) as bar:
-        base = load_base(config.base)
-        bar.advance()
-    return DreamBooth(
-        base, config.data, config.adapter, preview=config.preview, score=config.score, seed=config.train.seed
-    )
+    return job.deliver(config, task, result, recorded) if PartialState().is_main_process else None

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from visionpeft.evaluation.charts import HEIGHT, WIDTH, Level, Line, line_chart, smoothed, ticks
+from visionpeft.evaluation.charts import HEIGHT, WIDTH, Level, Line, Mark, line_chart, share_chart, smoothed, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -77,3 +77,36 @@ def test_smoothing_keeps_a_constant_and_halves_the_past():
     assert smoothed([(i, 3.0) for i in range(9)], 2.0) == [(i, pytest.approx(3.0)) for i in range(9)]
     curve = smoothed([(0, 0.0), (1, 1.0)], half_life=1.0)
     assert curve[1][1] == pytest.approx(1 / 1.5)
+
+
+def test_a_share_chart_is_square_and_its_ends_are_0_and_1():
+    line = Line("a", [(0, 0.0), (0.5, 0.75), (1, 1.0)], "s3")
+    svg = share_chart("t", [line], x_label="x", y_label="y", diagonal="guessing")
+    points = [tuple(map(float, p.split(","))) for p in parts(svg, "polyline")[0].attrib["points"].split()]
+    (diagonal,) = [e for e in parts(svg, "line") if e.attrib["class"] == "level base"]
+    ends = tuple(float(diagonal.attrib[name]) for name in ("x1", "y1", "x2", "y2"))
+    assert (*points[0], *points[2]) == ends
+    assert points[1][0] == pytest.approx((ends[0] + ends[2]) / 2, abs=0.1)
+    assert points[1][1] == pytest.approx(ends[1] + 0.75 * (ends[3] - ends[1]), abs=0.1)
+    assert parts(svg, "polyline")[0].attrib["class"] == "line s3"
+    assert {"x", "y"} <= {e.text for e in parts(svg, "text")}
+    assert share_chart("t", [Line("a", [])], x_label="", y_label="") == ""
+
+
+def test_marks_are_where_they_belong_and_those_without_a_place_are_left_out():
+    line = Line("a", [(0, 0), (1, 1)])
+    marks = [Mark("threshold <1>", 0.25, 0.5, "s1"), Mark("gone", math.nan, 0.5)]
+    svg = share_chart("t", [line], x_label="x", y_label="y", marks=marks)
+    (ring,) = parts(svg, "circle")
+    (start, end) = [tuple(map(float, p.split(","))) for p in parts(svg, "polyline")[0].attrib["points"].split()]
+    assert float(ring.attrib["cx"]) == pytest.approx(start[0] + 0.25 * (end[0] - start[0]), abs=0.1)
+    assert float(ring.attrib["cy"]) == pytest.approx((start[1] + end[1]) / 2, abs=0.1)
+    texts = [e.text for e in parts(svg, "text")]
+    assert "threshold <1>" in texts
+    assert "gone" not in texts
+
+
+def test_a_dots_area_is_its_share():
+    line = Line("a", [(0.1, 0.1), (0.5, 0.5), (0.9, 0.9)], dots=True, weights=[0.0, 0.25, 1.0])
+    radii = [float(e.attrib["r"]) for e in parts(share_chart("t", [line], x_label="", y_label=""), "circle")]
+    assert radii == [2.5, 7.0, 11.5]

@@ -5,44 +5,16 @@ import hashlib
 import io
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 from PIL import Image, PngImagePlugin
 
+from tests.evaluation.pages import Page
 from tests.evaluation.runs import HOSTILE, make_run, picture
 from visionpeft.errors import DataError, FileFormatError
-from visionpeft.evaluation.report import data_uri, preview_table, render, write_report
+from visionpeft.evaluation.page import data_uri, spell_bytes, spell_number, spell_seconds
+from visionpeft.evaluation.report import preview_table, render, write_report
 from visionpeft.evaluation.report_data import FileProof, Outcome, Picture, Preview, ProgramRow, ReportData, from_run
-from visionpeft.evaluation.report_figures import spell_bytes, spell_number, spell_seconds
-
-_VOID = {"meta", "img", "br", "link"}
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text that a reader sees."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in _VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words))
 
 
 @pytest.fixture(scope="module")

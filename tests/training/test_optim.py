@@ -97,3 +97,11 @@ def test_the_average_is_its_recursion_and_swaps_exactly():
     with ema.swapped():
         assert torch.equal(parameter, ema.averages[0])
     assert torch.equal(parameter, before)
+
+
+def test_a_rate_holds_for_the_parts_of_what_it_names():
+    groups = ["model.layers.1", "model.layers.10", "heads"]
+    rates = rates_of({"model": 1.0, "model.layers.1": 2.0, "heads": 3.0}, groups)
+    assert rates == {"model.layers.1": 2.0, "model.layers.10": 1.0, "heads": 3.0}
+    with pytest.raises(ConfigError, match="'mod' is not trained"):
+        rates_of({"mod": 1.0, "model": 1.0, "heads": 1.0}, groups)

@@ -46,6 +46,7 @@ class Toy:
     figures: dict[int, dict[str, float]] = field(default_factory=dict)
     name: str = "toy"
     deaf: bool = False
+    shares: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -69,6 +70,9 @@ class Toy:
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:
         return {name: [m.lora_A, m.lora_B] for name, m in self.components.items()}
+
+    def rates(self) -> dict[str, float]:
+        return self.shares
 
     def samples(self) -> int:
         return self.size

@@ -68,7 +68,7 @@ class AdaptedLayer(Slot):
     def _shifted(self) -> dict[str, Tensor]:
         """``W + Σ wᵢ Dᵢ`` of every parameter that is shifted, in its own type."""
         total: dict[str, Tensor] = {}
-        own = self.base._parameters
+        own = dict(self.base.named_parameters(recurse=False))
         for name, weight in self._shifts:
             for parameter, change in self.branch(name).changes(self.base).items():
                 before = total.get(parameter, own[parameter])

@@ -17,6 +17,7 @@ from visionpeft.adapters.fit import captured_spec, check_base, check_swap, scale
 from visionpeft.adapters.heads import Head
 from visionpeft.adapters.layers import Still
 from visionpeft.adapters.merging import Merged, check_ties, merge_layer
+from visionpeft.adapters.rename import with_newest_names
 from visionpeft.adapters.resolve import Family, check_component, split_spec
 from visionpeft.adapters.slots import Part
 from visionpeft.adapters.spec import AdapterSpec
@@ -160,7 +161,7 @@ class AdapterManager:
             FileFormatError: the file cannot be read.
         """
         self._check_free(name)
-        value = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
+        value = with_newest_names(adapter if isinstance(adapter, Adapter) else Adapter.load(adapter), self.family)
         check_base(value.metadata, self.family.name, self.base, self.base_hash, other_base=other_base)
         for component in value.specs:
             check_component(component, list(self.components))
@@ -214,7 +215,7 @@ class AdapterManager:
             AdapterError: it is not of the same modules, shapes and scales; nothing is changed then.
         """
         check_name(name, self.names)
-        value = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
+        value = with_newest_names(adapter if isinstance(adapter, Adapter) else Adapter.load(adapter), self.family)
         held = self._held[name]
         branches = {place: self._tree.part(place, name) for place in held.places}
         specs = {component: captured_spec(spec) for component, spec in held.specs.items()}

@@ -39,6 +39,10 @@ class Family(Protocol):
         """Whether a parameter, by canonical path, never trains."""
         ...
 
+    def canonical(self, component: str, name: str) -> str:
+        """The newest name of a module, parameter or saved tensor that may have an earlier library version's name."""
+        ...
+
     def resolve(self, component: str, layers: Mapping[str, nn.Module], targets: Targets) -> list[str]:
         """The canonical paths that targets name, in the order of `layers`; TargetError where a target names none."""
         ...

@@ -19,16 +19,23 @@ Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 def export(
     file: File,
     format: Annotated[
-        str, typer.Option(help="kohya (ComfyUI, AUTOMATIC1111, Forge, InvokeAI), diffusers or native.")
+        str,
+        typer.Option(
+            help="kohya (ComfyUI, AUTOMATIC1111, Forge, InvokeAI), diffusers or native; onnx: the merged classifier or "
+            "detector."
+        ),
     ] = "kohya",
     output: Annotated[Path | None, typer.Option(help="File to write; default: FILE's name with the format.")] = None,
     base: Annotated[str | None, typer.Option(help="The base model; DoRA, OFT and (IA)3 need it.")] = None,
     dtype: Annotated[
-        str, typer.Option(help="float16, bfloat16 or float32; the native file keeps its own.")
+        str, typer.Option(help="float16, bfloat16 or float32; the native file keeps its own, ONNX is float32.")
     ] = "float16",
     json: Json = False,
 ) -> None:
     """Write an adapter for other programs, read it back by each program's rules, and prove that it applies."""
+    if format == "onnx":
+        _export_onnx(file, output, base, json=json)
+        return
     from visionpeft.files import export as write
     from visionpeft.files import prove, read
 
@@ -44,6 +51,19 @@ def export(
         typer.echo(str(proof))
     if not proof.ok:
         raise typer.Exit(1)
+
+
+def _export_onnx(file: Path, output: Path | None, base: str | None, *, json: bool) -> None:
+    """Write the merged model, and say how near it comes to PyTorch."""
+    from visionpeft.inference.export import export_model
+    from visionpeft.progress import TerminalProgress
+
+    proof = export_model(file, output or file.with_suffix(".onnx"), base=base, progress=TerminalProgress())
+    if json:
+        as_json({"file": proof.path, "format": "onnx", "proof": proof})
+    else:
+        rows({"written": here(proof.path)})
+        typer.echo(str(proof))
 
 
 def blend(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from visionpeft import __version__
-from visionpeft.cli import adapters, machine, pictures, runs
+from visionpeft.cli import adapters, machine, pictures, runs, vision
 from visionpeft.errors import VisionPeftError
 
 DEBUG = "VISIONPEFT_DEBUG"
@@ -18,14 +18,14 @@ DEBUG = "VISIONPEFT_DEBUG"
 
 app = typer.Typer(
     name="visionpeft",
-    help="Personalize image models on the machine you have. Begin with: visionpeft demo",
+    help="Personalize image models, classifiers and detectors on the machine you have. Begin with: visionpeft demo",
     epilog="Exit status: 0 done, 1 failed, 2 bad input. VISIONPEFT_DEBUG=1 shows tracebacks.",
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-COMMANDS = (*runs.COMMANDS, *pictures.COMMANDS, *adapters.COMMANDS, *machine.COMMANDS)
+COMMANDS = (*runs.COMMANDS, *pictures.COMMANDS, *vision.COMMANDS, *adapters.COMMANDS, *machine.COMMANDS)
 for command in COMMANDS:
     app.command(command.name, short_help=command.summary, epilog=f"\b\nExample:\n  {command.example}")(command.function)
 

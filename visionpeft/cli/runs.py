@@ -20,15 +20,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 def demo(
+    what: Annotated[str, typer.Argument(help="dreambooth, classify or detect.")] = "dreambooth",
     output: Annotated[Path, typer.Option(help="Where the run is written; it must not exist yet.")] = Path("demo"),
     short: Annotated[bool, typer.Option("--short", help="A few steps only, to see that everything works.")] = False,
     json: Json = False,
 ) -> None:
-    """Personalize the embedded model to a subject it has never seen, from five pictures, without a network."""
-    from visionpeft.demo import demo as make
+    """Teach an embedded model something it has never seen, without a network, and show the report.
+
+    dreambooth: a subject, from five pictures. classify: which of five subjects is on a picture. detect: where they are.
+    """
+    from visionpeft.demo import demo_named
     from visionpeft.progress import TerminalProgress
 
-    result = make(output, short=short, progress=TerminalProgress())
+    result = demo_named(what)(output, short=short, progress=TerminalProgress())
     _tell(result, json)
 
 
@@ -90,14 +94,14 @@ def _tell(result: Any, json: bool) -> None:
         elif name == "exports":
             paths |= {f"for {kind}": here(path) for kind, path in value.items()}
     rows(paths)
-    figures: Mapping[str, float] = getattr(result, "metrics", {})
+    figures: Mapping[str, float] = result.metrics
     if figures:
         typer.echo()
         rows({name: f"{value:.3f}" for name, value in figures.items()})
 
 
 COMMANDS = (
-    Command("demo", demo, "Personalize the embedded model from five pictures.", "visionpeft demo --output demo"),
+    Command("demo", demo, "Teach an embedded model something new, without a network.", "visionpeft demo classify"),
     Command(
         "train",
         train,

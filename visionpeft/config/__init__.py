@@ -6,5 +6,7 @@ from visionpeft.config.load import load_config as load_config
 from visionpeft.config.load import parse_config as parse_config
 from visionpeft.config.load import validate as validate
 from visionpeft.config.run import TASKS as TASKS
+from visionpeft.config.run import ClassifyRun as ClassifyRun
+from visionpeft.config.run import DetectRun as DetectRun
 from visionpeft.config.run import DreamBoothRun as DreamBoothRun
 from visionpeft.config.run import RunConfig as RunConfig

@@ -9,7 +9,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from visionpeft.adapters.spec import AdapterSpec, LoraSpec
+from visionpeft.evaluation.classification.settings import ReportConfig
+from visionpeft.evaluation.detection.figures import DetectionReportConfig
 from visionpeft.evaluation.settings import ScoreConfig
+from visionpeft.tasks.classification_settings import ClassifyData, ClassWeights, CrossEntropyLoss, LossConfig, Metric
+from visionpeft.tasks.detection_settings import DetectData
+from visionpeft.tasks.detection_settings import Metric as DetectionMetric
 from visionpeft.tasks.dreambooth_settings import DreamBoothData, PreviewConfig
 from visionpeft.training.settings import TrainConfig
 
@@ -30,6 +35,15 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
         default="never", description="never, auto (go on from the newest whole checkpoint, or begin) or a checkpoint."
     )
 
+    @property
+    def preview_every(self) -> int:
+        """Steps between previews; 0: none."""
+        return 0
+
+    def parts(self) -> tuple[RunConfig, ...]:
+        """The runs that this one consists of, one a fold for example; none where it is a single run."""
+        return ()
+
 
 class DreamBoothRun(RunConfig, frozen=True, extra="forbid"):
     """A subject learned from a few pictures."""
@@ -39,18 +53,100 @@ class DreamBoothRun(RunConfig, frozen=True, extra="forbid"):
     preview: PreviewConfig | None = Field(default=None, description="Pictures made while training; null: none.")
     score: ScoreConfig = Field(default=ScoreConfig(), description="Scores taken while training.")
 
+    @property
+    def preview_every(self) -> int:
+        """Steps between previews; 0: none."""
+        return self.preview.every if self.preview else 0
+
     @model_validator(mode="before")
     @classmethod
     def _evaluate_when_scored(cls, values: Any) -> Any:
         """``score.every`` stands for ``train.evaluate_every`` where that is not set: scoring is the evaluation."""
-        if not isinstance(values, Mapping):
-            return values
-        train, score = values.get("train", {}), values.get("score", {})
-        if not isinstance(train, Mapping) or not isinstance(score, Mapping) or "evaluate_every" in train:
-            return values
-        every = score.get("every", ScoreConfig().every)
-        return {**values, "train": {**train, "evaluate_every": every}}
+        score = values.get("score", {}) if isinstance(values, Mapping) else None
+        return (
+            with_evaluations(values, score.get("every", ScoreConfig().every)) if isinstance(score, Mapping) else values
+        )
 
 
-TASKS: dict[str, type[RunConfig]] = {"dreambooth": DreamBoothRun}
+class ClassifyRun(RunConfig, frozen=True, extra="forbid"):
+    """A classifier of labelled pictures, with its report."""
+
+    task: Literal["classify"] = Field(description="What is learned: classify.")
+    base: str = Field(
+        default="visionpeft/emoji-vit",
+        min_length=1,
+        description="An embedded base, a hub id or a folder of a vision model of transformers.",
+    )
+    scratch: bool = Field(default=False, description="Begin with random weights: what the base itself is worth.")
+    data: ClassifyData = Field(description="The pictures, their labels, how they are split and varied.")
+    loss: LossConfig = Field(default=CrossEntropyLoss(), description="What is made small.")
+    class_weights: ClassWeights = Field(
+        default="none", description="What a class counts in the loss: none, balanced, or a number a label."
+    )
+    layer_decay: float | None = Field(
+        default=None, gt=0, le=1, description="Learning rate of a block as a share of that of the next; null: 1."
+    )
+    metric: Metric = Field(default="balanced_accuracy", description="What chooses the best step, on validation.")
+    report: ReportConfig = Field(default=ReportConfig(), description="What is measured at the end, and how.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _evaluate(cls, values: Any) -> Any:
+        """Evaluate every 50 steps where nothing else is set."""
+        return with_evaluations(values, 50)
+
+    @model_validator(mode="after")
+    def _goes_on_fold_by_fold(self) -> ClassifyRun:
+        if self.parts() and isinstance(self.resume, Path):
+            raise ValueError("resume: a checkpoint belongs to one of the folds: set data.fold, or resume: auto")
+        return self
+
+    def parts(self) -> tuple[RunConfig, ...]:
+        """One run a fold, in folders of their own, where folds are asked for and none is chosen."""
+        if self.data.folds is None or self.data.fold is not None:
+            return ()
+        return tuple(self._fold(number) for number in range(1, self.data.folds + 1))
+
+    def _fold(self, number: int) -> ClassifyRun:
+        data = self.data.model_copy(update={"fold": number})
+        return self.model_copy(update={"data": data, "output": self.output / f"fold_{number}"})
+
+
+class DetectRun(RunConfig, frozen=True, extra="forbid"):
+    """A detector of boxes, with its report."""
+
+    task: Literal["detect"] = Field(description="What is learned: detect.")
+    base: str = Field(
+        default="visionpeft/emoji-detr",
+        min_length=1,
+        description="An embedded base, a hub id or a folder of a detector of transformers.",
+    )
+    scratch: bool = Field(default=False, description="Begin with random weights: what the base itself is worth.")
+    data: DetectData = Field(description="The pictures with their boxes, how they are split and varied.")
+    train_boxes: bool = Field(
+        default=True, description="Train the layers that predict boxes too; the class heads are trained always."
+    )
+    metric: DetectionMetric = Field(default="ap", description="What chooses the best step, on validation.")
+    report: DetectionReportConfig = Field(
+        default=DetectionReportConfig(), description="What is measured at the end, and how."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _evaluate(cls, values: Any) -> Any:
+        """Evaluate every 200 steps where nothing else is set."""
+        return with_evaluations(values, 200)
+
+
+def with_evaluations(values: Any, every: int) -> Any:
+    """Return a run's values with ``train.evaluate_every`` where that is not set."""
+    if not isinstance(values, Mapping):
+        return values
+    train = values.get("train", {})
+    if not isinstance(train, Mapping) or "evaluate_every" in train:
+        return values
+    return {**values, "train": {**train, "evaluate_every": every}}
+
+
+TASKS: dict[str, type[RunConfig]] = {"dreambooth": DreamBoothRun, "classify": ClassifyRun, "detect": DetectRun}
 """A new task is one row here, its settings class, and its file in tasks/."""

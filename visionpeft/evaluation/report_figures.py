@@ -4,31 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from visionpeft.evaluation.charts import Level, Line, line_chart, smoothed
+from visionpeft.evaluation.page import Chart, Tile, spell_bytes, spell_seconds
 from visionpeft.evaluation.report_data import Outcome, ReportData
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A headline figure: its name, its value, what it means, and where it lies between two ends."""
-
-    label: str
-    value: str
-    meaning: str
-    share: float | None = None
-    ends: tuple[str, str] = ("", "")
-    good: bool = True
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A curve with its name and a sentence about how to read it."""
-
-    title: str
-    meaning: str
-    svg: str
 
 
 def tiles(data: ReportData) -> list[Tile]:
@@ -53,32 +32,6 @@ def charts(data: ReportData) -> list[Chart]:
     """Return the curves there are points for."""
     found = [_loss_chart(data), *(_score_chart(data, kind) for kind in _SCORE_CHARTS)]
     return [chart for chart in found if chart.svg]
-
-
-def spell_bytes(size: float) -> str:
-    """Return "1.4 MB" for 1,400,000."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size:.0f} bytes"
-
-
-def spell_seconds(seconds: float) -> str:
-    """Return "2 min 5 s" for 125, "0.4 s" for 0.4."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def spell_number(value: Any) -> str:
-    """Return numbers with four significant digits or grouped by thousands, anything else as it is."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _subject_tile(outcome: Outcome) -> Tile | None:

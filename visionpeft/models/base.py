@@ -129,14 +129,22 @@ def load_base(
     return base.to(device, dtype or torch.float32)
 
 
-def weights_hash(components: Mapping[str, nn.Module]) -> str:
+def weights_hash(components: Mapping[str, nn.Module], family: Family | None = None) -> str:
     """SHA-256 of every parameter's name, shape and up to 64 evenly spaced values as float16, in the order of the names.
 
     Names are canonical, so library versions do not matter; float32 and float16 copies of the same weights agree.
+
+    Args:
+        components: name -> module.
+        family: whose names are canonical; None takes the names of Stable Diffusion.
     """
+    called = family.canonical if family else None
     digest = hashlib.sha256()
     for component, module in sorted(components.items()):
-        parameters = {_canonical(component, module, name): value for name, value in module.named_parameters()}
+        parameters = {
+            called(component, name) if called else _canonical(component, module, name): value
+            for name, value in module.named_parameters()
+        }
         for name in sorted(parameters):
             flat = parameters[name].detach().flatten()
             places = torch.linspace(0, max(len(flat) - 1, 0), min(_SAMPLES, len(flat)), dtype=torch.float64).long()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from visionpeft.adapters.spec import Targets
 from visionpeft.errors import BaseModelError, TargetError, did_you_mean
@@ -23,9 +24,11 @@ class Targeting:
     """What the targets mean in one component.
 
     Attributes:
-        semantic: semantic name -> a regular expression of canonical paths.
+        semantic: semantic name -> a regular expression of canonical paths. It never names what no method can adapt.
         head: a regular expression of what "all-linear" leaves out.
-        actual: from canonical to this library version's paths: (module -> (pattern, replacement) pairs).
+        actual: from this library version's paths to canonical ones: (module -> (pattern, replacement) pairs).
+        former: (pattern, replacement) pairs from the names of earlier library versions to the canonical, newest ones;
+            they leave the newest names alone, so they apply to any model and to any saved adapter.
         token_layers: a regular expression of the canonical paths of the encoder's layers, which pass tokens on.
         prefix_tokens: module -> how many tokens (class token, registers) stand before those of the patches.
         fixed: a regular expression of parameters ("decoder.up") that never train.
@@ -34,9 +37,33 @@ class Targeting:
     semantic: Mapping[str, str]
     head: str = r"(?!)"
     actual: Callable[[nn.Module], tuple[Rename, ...]] = lambda _: ()
-    token_layers: str = r"(?!)"  # noqa: S105 (no password)
+    former: tuple[Rename, ...] = ()
+    token_layers: str = r"(?!)"  # noqa: S105
     prefix_tokens: Callable[[nn.Module], int] = lambda _: 1
     fixed: str = r"(?!)"
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What loading, heads and losses must know of a family that looks at pictures. All paths are canonical.
+
+    Attributes:
+        task: what the models are for.
+        heads: model -> the paths of the layers whose size is the number of labels.
+        boxes: a regular expression of the layers that predict boxes; nothing for a classifier.
+        background: whether the last class logit means "nothing there" (softmax); otherwise classes are independent
+            (sigmoid). Of detectors only.
+        blocks: a regular expression that matches the beginning of every path inside one of the blocks, up to the
+            block's own path; blocks count in the model's order.
+        step: model -> what both sides of a picture must be multiples of.
+    """
+
+    task: Literal["classify", "detect"]
+    heads: Callable[[nn.Module], Sequence[str]] = lambda _: ("classifier",)
+    boxes: str = r"(?!)"
+    background: bool = False
+    blocks: str = r"(?!)"
+    step: Callable[[nn.Module], int] = lambda _: 1
 
 
 @dataclass(frozen=True)
@@ -44,20 +71,26 @@ class Family:
     """A model family.
 
     Attributes:
-        name: "sd1", "sd2", "sdxl", "vit".
+        name: "sd1", "sdxl", "vit", "rt_detr" …
         components: component -> what the targets mean there; the first takes plain targets.
         of: how a model or pipeline gives its components, or None where it is not of this family.
+        sight: for families that look at pictures.
     """
 
     name: str
     components: Mapping[str, Targeting]
     of: Callable[[Any], dict[str, nn.Module] | None] = field(repr=False)
+    sight: Sight | None = None
 
     def layers(self, component: str, module: nn.Module) -> dict[str, str]:
         """Canonical path -> actual path of every linear layer and convolution, in the module's order."""
         renames = self.components[component].actual(module)
         actual = [path for path, child in module.named_modules() if isinstance(child, nn.Linear | nn.Conv2d)]
-        return {_canonical(path, renames): path for path in actual}
+        return {self.canonical(component, renamed(path, renames)): path for path in actual}
+
+    def canonical(self, component: str, name: str) -> str:
+        """The newest name of a module, parameter or saved tensor that may have an earlier library version's name."""
+        return renamed(name, self.components[component].former) if component in self.components else name
 
     def modules(self, component: str, module: nn.Module) -> dict[str, tuple[str, ...]]:
         """Canonical path -> actual paths of every module; several where one module is reached in several ways."""
@@ -65,7 +98,7 @@ class Family:
         reached: dict[nn.Module, list[str]] = {}
         for path, child in module.named_modules(remove_duplicate=False):
             reached.setdefault(child, []).append(path)
-        return {_canonical(paths[0], renames): tuple(paths) for paths in reached.values()}
+        return {self.canonical(component, renamed(paths[0], renames)): tuple(paths) for paths in reached.values()}
 
     def token_layers(self, component: str, paths: Iterable[str]) -> list[str]:
         """Those of the canonical paths that are layers of tokens, in order; none where the family tells of none."""
@@ -91,6 +124,7 @@ class Family:
             found = self._named(component, layers, target)
             if not found:
                 raise TargetError(self._nothing(component, layers, target))
+            _refuse_bypassed(component, found, layers)
             chosen.update(found)
         if not chosen:
             raise TargetError(f"No targets are given for '{component}'; name some, 'attention' for example.")
@@ -100,23 +134,42 @@ class Family:
         rules = self.components[component]
         if target == "all-linear":
             head = re.compile(rules.head)
-            return [path for path, layer in layers.items() if isinstance(layer, nn.Linear) and not head.search(path)]
+            linear = [path for path in layers if isinstance(layers[path], nn.Linear) and not head.search(path)]
+            return [path for path in linear if _adaptable(layers[path])]
+        if target in rules.semantic:
+            pattern = re.compile(rules.semantic[target])
+            return [path for path in layers if pattern.search(path) and _adaptable(layers[path])]
         if target in layers:
             return [target]
-        pattern = _pattern(component, rules.semantic.get(target), target)
-        return [path for path in layers if pattern.search(path)]
+        pattern = _pattern(component, target)
+        found = [path for path in layers if pattern.search(path)]
+        today = self.canonical(component, f".{target}").removeprefix(".")
+        return found or (self._named(component, layers, today) if today != target else [])
 
     def _nothing(self, component: str, layers: Mapping[str, nn.Module], target: str) -> str:
-        semantic = [name for name in (*self.components[component].semantic, "all-linear") if name != target]
+        known = [name for name in self.components[component].semantic if self._named(component, layers, name)]
+        semantic = [name for name in (*known, "all-linear") if name != target]
         leaves = sorted({path.rpartition(".")[2] for path in layers} - {str(digit) for digit in range(10)})
         near = did_you_mean(target, [*semantic, *leaves]) or did_you_mean(target, layers)
         named = f"there is {', '.join(semantic)}; layers end in {', '.join(leaves)}"
         return f"Target '{target}' matches no layer of '{component}': {named}; or give a glob of paths.{near}"
 
 
-def _pattern(component: str, semantic: str | None, target: str) -> re.Pattern[str]:
-    if semantic is not None:
-        return re.compile(semantic)
+def _adaptable(layer: nn.Module) -> bool:
+    plain = not isinstance(layer, nn.Conv2d) or (layer.groups == 1 and layer.padding_mode == "zeros")
+    return plain and not isinstance(layer, NonDynamicallyQuantizableLinear)
+
+
+def _refuse_bypassed(component: str, paths: Sequence[str], layers: Mapping[str, nn.Module]) -> None:
+    for path in paths:
+        if isinstance(layers[path], NonDynamicallyQuantizableLinear):
+            raise TargetError(
+                f"'{component}.{path}' is inside an nn.MultiheadAttention, which reads the weights past the layer: an"
+                " adapter there would do nothing; leave it out of the targets."
+            )
+
+
+def _pattern(component: str, target: str) -> re.Pattern[str]:
     if target.startswith("re:"):
         try:
             return re.compile(target.removeprefix("re:"))
@@ -125,18 +178,21 @@ def _pattern(component: str, semantic: str | None, target: str) -> re.Pattern[st
     return re.compile(r"(^|\.)" + translate(target))
 
 
-def _canonical(path: str, renames: tuple[Rename, ...]) -> str:
+def renamed(name: str, renames: Sequence[Rename]) -> str:
+    """Return the name after all renames, in their order."""
     for pattern, replacement in renames:
-        path = re.sub(pattern, replacement, path)
-    return path
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def families() -> tuple[Family, ...]:
     """Every family, each from its own file."""
+    from visionpeft.models.detr import DETECTORS
     from visionpeft.models.stable_diffusion import SD1, SD2, SDXL
-    from visionpeft.models.vit import VIT
+    from visionpeft.models.stages import STAGED
+    from visionpeft.models.vit import TRANSFORMERS
 
-    return SD1, SD2, SDXL, VIT
+    return SD1, SD2, SDXL, *TRANSFORMERS, *STAGED, *DETECTORS
 
 
 def family_of(model: Any) -> Family:

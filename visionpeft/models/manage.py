@@ -7,26 +7,28 @@ from typing import Any
 from visionpeft.adapters.manager import AdapterManager
 from visionpeft.models.base import Base
 from visionpeft.models.family import components_of, family_of
+from visionpeft.models.vision import VisionBase
 
 
 def manage(model: Any) -> AdapterManager:
     """Return the manager of a model's adapters and freeze the model.
 
     Args:
-        model: a `Base`, a diffusers pipeline or a single model; the latter two have no known id or hash, so an adapter
-            made on other weights of the same family is not noticed.
+        model: a `Base`, a `VisionBase`, a diffusers pipeline or a single model; the latter two have no known id or
+            hash, so an adapter made on other weights of the same family is not noticed.
 
     Raises:
         BaseModelError: of no known family.
         AdapterError: it is adapted already.
     """
-    pipeline = model.pipeline if isinstance(model, Base) else model
-    family = model.family if isinstance(model, Base) else family_of(pipeline)
-    about = (model.id, model.hash) if isinstance(model, Base) else ("", "")
+    known = isinstance(model, Base | VisionBase)
+    plain = model.pipeline if isinstance(model, Base) else model.model if isinstance(model, VisionBase) else model
+    family = model.family if known else family_of(plain)
+    about = (model.id, model.hash) if known else ("", "")
     tokenizers = {
         part: tokenizer
         for part in family.components
         if part.startswith("text_encoder")
-        and (tokenizer := getattr(pipeline, part.replace("text_encoder", "tokenizer"), None)) is not None
+        and (tokenizer := getattr(plain, part.replace("text_encoder", "tokenizer"), None)) is not None
     }
-    return AdapterManager(components_of(pipeline), family, tokenizers, *about)
+    return AdapterManager(components_of(plain), family, tokenizers, *about)

@@ -105,6 +105,10 @@ class DreamBooth:
         """Return the adapter's parameters by component, float32."""
         return {name: list(found) for name, found in self.manager.trainable(NAME).items()}
 
+    def rates(self) -> Mapping[str, float]:
+        """No group's learning rate is another than the one that is set."""
+        return {}
+
     def prepare(self, context: Context) -> None:
         """Read the pictures, make missing class pictures (main process first), encode all, move the base over.
 

@@ -122,7 +122,7 @@ class _Run:
         self.plan = BatchPlan(config.seed, self.task.samples(), size, accumulation, rank, world)
         slots = [[position.slot for position in micro] for micro in self.plan.micro(0)]
         self.slots = torch.tensor(slots, device=self.device).unbind()  # the same in every step: copied once
-        self.trainer = Trainer(self.task.trainable(), config, self.precision, world)
+        self.trainer = Trainer(self.task.trainable(), config, self.precision, world, self.task.rates())
         for module in self.task.components.values():
             module.train()
 

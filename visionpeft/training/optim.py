@@ -92,30 +92,34 @@ OPTIMIZERS: dict[str, Callable[[Groups, OptimizerConfig, torch.device], Optimize
 """Name -> maker of the optimizer for groups {"params", "lr"} on a device."""
 
 
-def rates_of(learning_rate: float | Mapping[str, float], components: Sequence[str]) -> dict[str, float]:
-    """Return the learning rate of each component.
+def rates_of(learning_rate: float | Mapping[str, float], groups: Sequence[str]) -> dict[str, float]:
+    """Return the learning rate of each group of parameters.
+
+    A table names groups ("unet") or the dotted beginnings of their names ("model" for "model.layers.3"), of which the
+    longest holds.
 
     Raises:
-        ConfigError: a rate is given for a component that is not trained, or none for one that is.
+        ConfigError: a rate is given for what is not trained, or none for a group that is.
     """
     if not isinstance(learning_rate, Mapping):
-        return dict.fromkeys(components, learning_rate)
+        return dict.fromkeys(groups, learning_rate)
+    naming = {group: [name for name in learning_rate if f"{group}.".startswith(f"{name}.")] for group in groups}
     for name in learning_rate:
-        if name not in components:
+        if not any(name in names for names in naming.values()):
             raise ConfigError(
-                f"train.learning_rate: '{name}' is not trained.{did_you_mean(name, components)}"
-                f" Trained are: {', '.join(components)}."
+                f"train.learning_rate: '{name}' is not trained.{did_you_mean(name, groups)}"
+                f" Trained are: {', '.join(groups)}."
             )
-    missing = [name for name in components if name not in learning_rate]
+    missing = [group for group, names in naming.items() if not names]
     if missing:
         raise ConfigError(f"train.learning_rate: no rate for {', '.join(missing)}. Add one, or give a single number.")
-    return {name: learning_rate[name] for name in components}
+    return {group: learning_rate[max(names, key=len)] for group, names in naming.items()}
 
 
 def build_optimizer(
     config: OptimizerConfig, trainable: Mapping[str, Sequence[nn.Parameter]], rates: Mapping[str, float]
 ) -> Optimizer:
-    """Return the optimizer with one group a component; all parameters are on one device.
+    """Return the optimizer with one group of parameters each; all parameters are on one device.
 
     Raises:
         MissingExtraError: the optimizer's package is not installed.

@@ -32,7 +32,7 @@ class TrainConfig(BaseModel):
     gradient_accumulation: int = Field(default=1, ge=1)
     """Micro-batches of a step."""
     learning_rate: float | dict[str, float] = 1e-4
-    """Of all components, or by component (``{unet: 1e-4, text_encoder: 5e-6}``)."""
+    """Of all that is trained, or by component or part (``{unet: 1e-4, text_encoder: 5e-6}``)."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """What moves the weights: a name, or a name with its settings."""
     schedule: str = "constant"

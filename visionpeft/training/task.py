@@ -99,7 +99,14 @@ class Task(Protocol):
         ...
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:
-        """Return the trained parameters by component: float32, on one device, in an order that never changes."""
+        """Return the trained parameters by group: float32, on one device, in an order that never changes.
+
+        A group is a component ("unet") or a part of one ("model.layers.3"); learning rates are given to groups.
+        """
+        ...
+
+    def rates(self) -> Mapping[str, float]:
+        """Return what the learning rate of a group of ``trainable()`` is multiplied with; 1 for those not named."""
         ...
 
     def samples(self) -> int:

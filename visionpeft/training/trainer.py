@@ -24,10 +24,11 @@ class Trainer:
     """The state that steps change, all on the device; a step never waits for it.
 
     Args:
-        trainable: parameters by component, float32 and on one device.
+        trainable: parameters by group, float32 and on one device.
         config: the run's settings.
         precision: the arithmetic of the loss.
         world: number of processes whose gradients are summed.
+        shares: what the learning rate of a group is multiplied with; 1 for those not named.
 
     Raises:
         TrainingError: nothing to train, or parameters that cannot be trained as they are.
@@ -35,7 +36,12 @@ class Trainer:
     """
 
     def __init__(
-        self, trainable: Mapping[str, Sequence[nn.Parameter]], config: TrainConfig, precision: Precision, world: int
+        self,
+        trainable: Mapping[str, Sequence[nn.Parameter]],
+        config: TrainConfig,
+        precision: Precision,
+        world: int,
+        shares: Mapping[str, float] | None = None,
     ) -> None:
         self.config = config
         self.precision = precision
@@ -44,7 +50,8 @@ class Trainer:
         everything = list(self.parameters.values())
         self.device = everything[0].device
         self.gradients = GradientBuffer(everything)
-        self.rates = rates_of(config.learning_rate, list(trainable))
+        given = rates_of(config.learning_rate, list(trainable))
+        self.rates = {name: rate * (shares or {}).get(name, 1.0) for name, rate in given.items()}
         self.optimizer = build_optimizer(config.optimizer, trainable, self.rates)
         self.ema = None if config.ema is None else Ema(everything, config.ema)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
@@ -81,7 +88,7 @@ class Trainer:
         window.add({"gradient_norm": self.norm.nan_to_num(0.0, 0.0, 0.0)}, torch.isfinite(self.norm).float())
 
     def learning_rates(self, step: int) -> dict[str, float]:
-        """Return each component's learning rate in step ``step``, from 0."""
+        """Return each group's learning rate in step ``step``, from 0."""
         config = self.config
         factor = schedule_factor(config.schedule, step, config.steps, config.warmup)
         return {name: rate * factor for name, rate in self.rates.items()}

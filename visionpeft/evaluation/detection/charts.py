@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from visionpeft.evaluation.charts import Line, line_chart
 from visionpeft.evaluation.detection.about import DetectionAbout
 from visionpeft.evaluation.detection.figures import DetectionFigures, Interval
-from visionpeft.evaluation.report_figures import spell_bytes, spell_seconds
+from visionpeft.evaluation.page import Chart, spell_bytes, spell_seconds
 
 COLOURS = 7
 """Kinds of stroke that the page has for classes: "k0" to "k6"."""
@@ -22,16 +22,6 @@ class DetectionTile:
     meaning: str
     share: float | None = None
     interval: Interval | None = None
-
-
-@dataclass(frozen=True)
-class DetectionChart:
-    """Curves with the names of their strokes, and a sentence on how to read them."""
-
-    title: str
-    meaning: str
-    svg: str
-    legend: tuple[tuple[str, str], ...]
 
 
 def detection_tiles(figures: DetectionFigures, about: DetectionAbout) -> list[DetectionTile]:
@@ -64,12 +54,12 @@ def _share_tile(
     return None if value is None else DetectionTile(label, f"{value:.3f}", meaning, value, interval)
 
 
-def detection_charts(figures: DetectionFigures) -> list[DetectionChart]:
+def detection_charts(figures: DetectionFigures) -> list[Chart]:
     """Return the curves there are points for."""
     return [chart for chart in (_precision_chart(figures), _threshold_chart(figures)) if chart.svg]
 
 
-def _precision_chart(figures: DetectionFigures) -> DetectionChart:
+def _precision_chart(figures: DetectionFigures) -> Chart:
     strokes = {label: f"k{k % COLOURS}" for k, label in enumerate(figures.labels)}
     lines = [
         Line(label, [(step / 100, value) for step, value in enumerate(curve)], strokes[label])
@@ -79,9 +69,9 @@ def _precision_chart(figures: DetectionFigures) -> DetectionChart:
         "Which share of the detections is right (up) when so many of the objects are found (right), at IoU 0.5. The "
         "area under a curve is the class's AP50."
     )
-    names = tuple((_with_ap(figures, label), strokes[label]) for label in figures.precision_at_recall)
+    names = tuple((strokes[label], _with_ap(figures, label)) for label in figures.precision_at_recall)
     svg = line_chart("Precision over recall", lines, from_zero=True, x_label="recall")
-    return DetectionChart("Precision over recall", meaning, svg, names)
+    return Chart("Precision over recall", meaning, svg, names)
 
 
 def _with_ap(figures: DetectionFigures, label: str) -> str:
@@ -89,7 +79,7 @@ def _with_ap(figures: DetectionFigures, label: str) -> str:
     return label if value is None else f"{label} {value:.3f}"
 
 
-def _threshold_chart(figures: DetectionFigures) -> DetectionChart:
+def _threshold_chart(figures: DetectionFigures) -> Chart:
     kinds = (("F1", "f1", "main"), ("precision", "precision", "k1"), ("recall", "recall", "k2"))
     lines = [
         Line(name, [(p.threshold, getattr(p, key)) for p in figures.thresholds], style) for name, key, style in kinds
@@ -99,4 +89,4 @@ def _threshold_chart(figures: DetectionFigures) -> DetectionChart:
     svg = line_chart(
         "Threshold", lines, best=round(figures.threshold, 3), from_zero=True, x_label="confidence threshold"
     )
-    return DetectionChart("Confidence threshold", meaning, svg, tuple((name, style) for name, _, style in kinds))
+    return Chart("Confidence threshold", meaning, svg, tuple((style, name) for name, _, style in kinds))

@@ -18,8 +18,8 @@ from visionpeft.evaluation.detection.charts import detection_charts, detection_t
 from visionpeft.evaluation.detection.detections import Evaluation
 from visionpeft.evaluation.detection.figures import DetectionFigures, DetectionReportConfig, detection_figures
 from visionpeft.evaluation.detection.sheets import Case, Pictures, case_picture, cases, worst_sheet
+from visionpeft.evaluation.page import drawn, fill_template
 from visionpeft.evaluation.report_data import METRICS
-from visionpeft.evaluation.report_figures import spell_bytes, spell_number, spell_seconds
 
 REPORT = "report.html"
 _WORST, _CASES = 6, 10
@@ -82,20 +82,12 @@ def metrics_of(figures: DetectionFigures, about: DetectionAbout) -> dict[str, An
 
 def render_detection(figures: DetectionFigures, about: DetectionAbout, test: Evaluation, pictures: Pictures) -> str:
     """Return the page as HTML; every text of the run is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    loader = PackageLoader("visionpeft.evaluation", "templates")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"bytes": spell_bytes, "seconds": spell_seconds, "number": spell_number, "figure": _figure}
-    charts = detection_charts(figures)
-    return environment.get_template("detection.html.jinja").render(
+    return fill_template(
+        "detection.html.jinja",
         figures=figures,
         about=about,
         tiles=detection_tiles(figures, about),
-        charts=[(chart, Markup(chart.svg)) for chart in charts],  # noqa: S704  (charts.py escapes its texts)
+        charts=[drawn(chart) for chart in detection_charts(figures)],
         worst=jpeg_uri(worst_sheet(test, pictures, figures.threshold, count=_WORST)),
         shown=min(_WORST, len(test)),
         groups=case_groups(test, pictures, figures.threshold),
@@ -137,7 +129,3 @@ def _shown(test: Evaluation, pictures: Pictures, case: Case) -> tuple[str, str, 
         case.drawn.text,
         PurePosixPath(test.scenes[case.index].name).name,
     )
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -1,16 +1,15 @@
-"""What a finished run leaves: adapter, exports with their proof, the before-and-after sheet, metrics, the report."""
+"""What a DreamBooth run leaves: adapter, exports with their proof, the before-and-after sheet, metrics, the report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from visionpeft import __version__
+from visionpeft.delivery.result import RunResult, chosen_scores, machine, versions
 from visionpeft.errors import AdapterError
-from visionpeft.progress import RecordingProgress
+from visionpeft.progress import SILENT, Progress, RecordingProgress
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,27 +24,24 @@ if TYPE_CHECKING:
 FORMATS = ("kohya", "diffusers")
 """What every run is exported to."""
 
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 SHEET_COLUMNS = 5
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """Where a finished run left its work.
+def build(config: DreamBoothRun, progress: Progress = SILENT) -> DreamBooth:
+    """Load the base and put the task together; nothing is written yet.
 
-    Attributes:
-        pictures: before, after and the real pictures on one sheet; None for a run without preview prompts.
-        adapter: the native adapter file: the best step's where the scores chose one, else the last.
-        exports: format -> file for other programs.
-        report: the self-contained page.
-        metrics: the scores of that adapter.
+    Raises:
+        VisionPeftError: the base cannot be loaded, or a target matches nothing in it.
     """
+    from visionpeft.models.base import load_base
+    from visionpeft.tasks.dreambooth import DreamBooth
 
-    pictures: Path | None
-    adapter: Path
-    exports: Mapping[str, Path]
-    report: Path
-    metrics: Mapping[str, float]
+    with progress.phase("loading the base", 1) as bar:
+        base = load_base(config.base)
+        bar.advance()
+    return DreamBooth(
+        base, config.data, config.adapter, preview=config.preview, score=config.score, seed=config.train.seed
+    )
 
 
 def deliver(config: DreamBoothRun, task: DreamBooth, result: FitResult, progress: RecordingProgress) -> RunResult:
@@ -68,15 +64,9 @@ def deliver(config: DreamBoothRun, task: DreamBooth, result: FitResult, progress
     path = result.adapter.save(folder / "adapter.safetensors")
     exports = _export_all(result.adapter, task, folder, progress)
     sheet = _write_sheet(config, task, folder, progress)
-    scores = _chosen_scores(result)
+    scores = chosen_scores(result)
     write_outcome(folder, _outcome(config, task, result, scores, progress))
     return RunResult(sheet, path, exports, write_report(folder, from_run(folder)), scores)
-
-
-def _chosen_scores(result: FitResult) -> dict[str, float]:
-    """The scores of the step whose adapter was kept, or of the last evaluation."""
-    kept = [line for line in result.history if line["step"] == result.best_step] or list(result.history[-1:])
-    return {name: value for line in kept for name, value in line.items() if name != "step"}
 
 
 def _export_all(adapter: Adapter, task: DreamBooth, folder: Path, progress: RecordingProgress) -> dict[str, Path]:
@@ -165,17 +155,9 @@ def _outcome(
         before=task.base_scores(),
         after=dict(scores),
         seconds={name: round(spent, 2) for name, spent in progress.seconds.items()},
-        machine=_machine(task),
-        versions={name: version(name) for name in LIBRARIES},
+        machine=machine(task.base.unet.device),
+        versions=versions(),
         data=[{"file": p.path.name, "width": p.image.width, "height": p.image.height} for p in task.pictures],
         warnings=progress.lines,
         peak_memory=peak_memory(task.base.unet.device),
     )
-
-
-def _machine(task: DreamBooth) -> dict[str, Any]:
-    from visionpeft.compute.devices import devices
-
-    used = task.base.unet.device.type
-    found = next(device for device in devices() if device.name.startswith(used))
-    return {"device": found.product, "detail": found.detail}

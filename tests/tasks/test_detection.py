@@ -1,0 +1,157 @@
+"""The detection task: its batches, its parts, that it learns, and that it goes on bit-equal."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.vision_place import detect_settings, everything, write_base, write_scenes
+from visionpeft.config import DetectRun, config_from
+from visionpeft.data.order import Position
+from visionpeft.delivery.detection import build
+from visionpeft.errors import ConfigError
+from visionpeft.inference.detector import Detector
+from visionpeft.inference.predict import open_model
+from visionpeft.models.detection import detection_loss
+from visionpeft.tasks.detection import Detection, scene_size
+from visionpeft.training.engine import fit
+from visionpeft.training.interrupt import TrainingInterruptedError
+from visionpeft.training.rng import StepRng
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("detect")
+    write_base(folder / "base", "detr")
+    write_scenes(folder / "pictures", 16)
+    return folder
+
+
+def configured(place: Path, **changes: Any) -> DetectRun:
+    config = config_from(detect_settings(place, **changes))
+    assert isinstance(config, DetectRun)
+    return config
+
+
+def rng(count: int) -> StepRng:
+    return StepRng(0, 0, torch.arange(count), count, torch.device("cpu"))
+
+
+class Stopping(Detection):
+    """Asks for a stop in the second step."""
+
+    asked = False
+
+    def loss(self, batch, rng):
+        if rng.step == 1 and not self.asked:
+            self.asked = True
+            signal.raise_signal(signal.SIGTERM)
+        return super().loss(batch, rng)
+
+
+def test_it_goes_on_bit_equal_and_threads_make_no_difference(place: Path, tmp_path: Path):
+    adapter = {"method": "lora", "rank": 2, "targets": ["backbone", "encoder", "decoder"], "dropout": 0.1}
+    data = detect_settings(place)["data"] | {"augment": {"crop": 0.5, "mosaic": 0.5}, "sides": [48, 64]}
+    config = configured(place, adapter=adapter, data=data)
+    threaded = configured(place, adapter=adapter, data=data | {"workers": 2})
+    fit(build(config), config.train, tmp_path / "straight")
+    stopping = build(threaded)
+    stopping.__class__ = Stopping
+    with pytest.raises(TrainingInterruptedError, match="after step 2"):
+        fit(stopping, config.train, tmp_path / "stopped")
+    fit(build(threaded), config.train, tmp_path / "stopped", resume="auto")
+    assert everything(tmp_path / "stopped", 4) == everything(tmp_path / "straight", 4)
+
+
+def test_parts_have_rates_of_their_own_and_batch_norms_stay(place: Path, tmp_path: Path):
+    rates = {"backbone": 1e-4, "encoder": 1e-3, "decoder": 2e-3, "heads": 1e-2}
+    adapter = {"method": "lora", "rank": 2, "targets": ["backbone", "encoder", "decoder"]}
+    config = configured(place, adapter=adapter)
+    task = build(config)
+    assert list(task.trainable()) == ["backbone", "decoder", "encoder", "heads"]
+    before = {name: value.clone() for name, value in task.base.model.named_buffers() if "running" in name}
+    assert before
+    fit(task, config.train.model_copy(update={"learning_rate": rates, "steps": 2, "evaluate_every": 0}), tmp_path)
+    after = dict(task.base.model.named_buffers())
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert '"backbone": 0.0001' in (tmp_path / "log.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("targets", "groups"),
+    [
+        ("backbone", ["backbone", "heads"]),
+        ("decoder.attention", ["decoder", "heads"]),
+        ("encoder", ["encoder", "heads"]),
+    ],
+)
+def test_targets_choose_the_part(place: Path, targets: str, groups: list[str]):
+    task = build(configured(place, adapter={"method": "lora", "rank": 2, "targets": targets}))
+    assert list(task.trainable()) == groups
+
+
+def test_only_class_heads_without_boxes(place: Path):
+    with_boxes = build(configured(place, adapter={"method": "probe"}))
+    without = build(configured(place, adapter={"method": "probe"}, train_boxes=False))
+    assert set(without.manager.parameters("detector")) < set(with_boxes.manager.parameters("detector"))
+    assert all("class" in name for name in without.manager.parameters("detector"))
+
+
+def test_the_loss_is_the_detectors_own(place: Path, tmp_path: Path):
+    config = configured(place)
+    task = build(config)
+    fit(task, config.train.model_copy(update={"steps": 1, "evaluate_every": 0}), tmp_path)
+    task.base.model.eval()
+    batch = task.batch([Position(0, index, index) for index in range(4)])
+    out = task.loss(batch, rng(4))
+    found = detection_loss(task.base, batch.pixels, batch.mask, batch.targets)
+    torch.testing.assert_close(out.loss_sum, found.loss_sum)
+    assert float(out.count) == sum(len(target["boxes"]) for target in batch.targets)
+    assert {"loss_ce", "loss_bbox", "loss_giou"} <= set(out.logs)
+    assert not any(name[-1].isdigit() for name in out.logs)
+
+
+def test_training_pictures_come_as_those_in_use(place: Path, tmp_path: Path):
+    """Without chance a training picture is what the detector in use sees, and its boxes come back as they were."""
+    data = detect_settings(place)["data"] | {"augment": {"flip_horizontal": 0.0}, "fit": "pad", "image_size": 96}
+    config = configured(place, data=data)
+    task = build(config)
+    fit(task, config.train.model_copy(update={"steps": 1, "evaluate_every": 0}), tmp_path)
+    batch = task.batch([Position(0, 3, 0)])
+    scene, image = task.splits.train.scenes[3], task.splits.train.image(3)
+    torch.testing.assert_close(batch.pixels, task.base.preprocessing.pixels([image]), atol=0.02, rtol=0)
+    assert torch.equal(batch.mask, task.base.preprocessing.masks([image]))
+    centre = batch.targets[0]["boxes"].numpy() * 96
+    corners = np.concatenate([centre[:, :2] - centre[:, 2:] / 2, centre[:, :2] + centre[:, 2:] / 2], 1)
+    place_ = task.base.preprocessing.placement(*image.size)
+    np.testing.assert_allclose(corners / place_.scale[0], scene.boxes, atol=1e-3)
+
+
+def test_it_learns_and_the_file_says_the_same(place: Path, tmp_path: Path):
+    train = {"steps": 40, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 0}
+    config = configured(place, adapter={"method": "full"}, train=train)
+    task = build(config)
+    result = fit(task, config.train, tmp_path)
+    log = [line for line in (tmp_path / "log.jsonl").read_text().splitlines() if '"loss"' in line]
+    losses = [float(line.split('"loss": ')[1].split(",")[0]) for line in log]
+    assert losses[-1] < 0.9 * losses[0]
+    model = open_model(result.adapter.save(tmp_path / "a.safetensors"))
+    assert isinstance(model, Detector)
+    task.base.model.eval()
+    images = [task.splits.test.image(0)]
+    one, other = model.detect(images)[0], task.detector.detect(images)[0]
+    np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+    np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-3)
+
+
+def test_sizes_that_do_not_fit_are_refused(place: Path):
+    preprocessing = build(configured(place)).base.preprocessing
+    with pytest.raises(ConfigError, match="a detector sees whole pictures in a square"):
+        scene_size(preprocessing.model_copy(update={"fit": "crop"}), ())
+    with pytest.raises(ConfigError, match=r"data\.sides: 128 is larger than the 64 pixels"):
+        scene_size(preprocessing, (128,))

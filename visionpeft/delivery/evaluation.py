@@ -1,0 +1,85 @@
+"""Measuring a finished classifier or detector again: on its own data, or on other data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visionpeft.delivery.result import ADAPTER, RunResult
+from visionpeft.errors import ConfigError, DataError, OutputError, did_you_mean
+from visionpeft.progress import SILENT, Progress, RecordingProgress
+
+if TYPE_CHECKING:
+    from visionpeft.config import RunConfig
+
+CONFIG = "config.yaml"
+SPLITS = ("test", "validation", "train", "all")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to measure.
+
+    Attributes:
+        what: a run's folder, or an adapter's file.
+        overrides: settings laid over the run's.
+        data: other data than the run's; None takes the run's own.
+        split: "test", "validation", "train" or "all".
+        output: folder of the report; it must not exist yet.
+        tta: whether each picture is also seen mirrored.
+        base: where the base is, if not where the adapter says.
+    """
+
+    what: Path
+    overrides: Sequence[str] = ()
+    data: Path | None = None
+    split: str = "test"
+    output: Path = Path("evaluation")
+    tta: bool = False
+    base: str | None = None
+
+
+def run_evaluation(job: Evaluation, *, progress: Progress = SILENT) -> RunResult:
+    """Measure a model and write ``report.html`` and ``metrics.json``.
+
+    Raises:
+        OutputError: the output exists or cannot be written.
+        ConfigError: an unknown split, or neither a run nor data.
+        DataError: there is no adapter, or the data cannot be used.
+        VisionPeftError: adapter or base cannot be loaded.
+    """
+    from visionpeft.inference.predict import open_model
+
+    if job.split not in SPLITS:
+        raise ConfigError(f"--split '{job.split}': one of {', '.join(SPLITS)}.{did_you_mean(job.split, SPLITS)}")
+    if job.output.exists():
+        raise OutputError(f"{job.output} exists: nothing is written over. Name another folder with --output.")
+    adapter, settings = _found(job)
+    recorded = RecordingProgress(progress)
+    model = open_model(adapter, job.base, recorded)
+    return _measures()[model.about.task](job, model, settings, adapter, recorded)
+
+
+def _measures() -> dict[str, Callable[[Evaluation, Any, Any, Path, RecordingProgress], RunResult]]:
+    """By the task of the adapter's heads."""
+    from visionpeft.delivery import classification, detection
+
+    return {"classify": classification.measure, "detect": detection.measure}
+
+
+def _found(job: Evaluation) -> tuple[Path, RunConfig | None]:
+    """The adapter's file, and the run's settings where it is a run."""
+    from visionpeft.config import load_config
+
+    if job.what.is_file():
+        if job.data is None:
+            raise ConfigError(
+                f"{job.what} is an adapter alone: name its pictures with --data, or give the run's folder."
+            )
+        return job.what, None
+    adapter, config = job.what / ADAPTER, job.what / CONFIG
+    if not adapter.is_file():
+        raise DataError(f"{job.what} holds no finished run: expected {ADAPTER} there.")
+    return adapter, load_config(config, job.overrides)

@@ -1,0 +1,166 @@
+"""A merged model as an ONNX file for other runtimes, checked against PyTorch before it is written."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visionpeft import safefile
+from visionpeft.errors import AdapterError, MissingExtraError, OutputError
+
+OPSET = 18
+"""Version of the operators; runtimes since 2023 know it."""
+
+TOLERANCE = 1e-3
+"""Largest difference of an output that passes, for outputs of the size of logits."""
+
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+_LARGEST = 2_000_000_000  # bytes that one file may have: a limit of its container, protobuf
+_BATCHES = (1, 2, 3)
+_MOST_IN_A_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class OnnxProof:
+    """What was found when ONNX Runtime and PyTorch computed the same.
+
+    Attributes:
+        path: of the file.
+        outputs: their names.
+        inputs_checked: pictures of random pixels that were given to both.
+        max_abs_error: the largest difference of any output.
+        tolerance: what was allowed.
+    """
+
+    path: Path
+    outputs: tuple[str, ...]
+    inputs_checked: int
+    max_abs_error: float
+    tolerance: float
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return (
+            f"ONNX Runtime and PyTorch agree on {self.inputs_checked} random pictures in {' and '.join(self.outputs)}: "
+            f"max |error| {self.max_abs_error:.1e}, allowed {self.tolerance:.0e}"
+        )
+
+
+def export_onnx(
+    module: nn.Module,
+    path: str | Path,
+    *,
+    size: tuple[int, int],
+    outputs: Sequence[str],
+    about: Mapping[str, str] | None = None,
+    tolerance: float = TOLERANCE,
+    overwrite: bool = False,
+) -> OnnxProof:
+    """Write ``module`` as an ONNX file that takes "pixels", [N, 3, H, W] float32 with any N, and return its proof.
+
+    Args:
+        module: takes the pixels and returns a tensor, or a tuple of as many as there are ``outputs``; in float32 on the
+            CPU, in evaluation mode, its adapters merged.
+        path: the file; it ends in ".onnx".
+        size: H and W.
+        outputs: names of what it returns.
+        about: entries of the file's metadata, such as labels and preprocessing as JSON.
+        tolerance: largest difference to PyTorch that passes.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        MissingExtraError: the extra "onnx" is not installed.
+        AdapterError: the model cannot be expressed, or the file computes something else; nothing is written then.
+        OutputError: the file exists, has another ending, or cannot be written.
+    """
+    path = _writable(Path(path), overwrite=overwrite)
+    _require_packages()
+    _require_room(module)
+    model = _translated(module, size, outputs)
+    for name, value in (about or {}).items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = name, value
+    content = model.SerializeToString()
+    error = max(_difference(module, content, count, size) for count in _BATCHES)
+    if not error <= tolerance:  # which holds for NaN too
+        raise AdapterError(
+            f"the ONNX file computes something else than PyTorch: max |error| {error:.1e}, allowed {tolerance:.0e}; "
+            "nothing is written."
+        )
+    safefile.write_atomically(path, [content])
+    return OnnxProof(path, tuple(outputs), sum(_BATCHES), error, tolerance)
+
+
+def _translated(module: nn.Module, size: tuple[int, int], outputs: Sequence[str]) -> Any:
+    """The module as an ONNX model."""
+    pixels = torch.zeros(2, 3, *size)
+    batch = torch.export.Dim("batch", min=1, max=_MOST_IN_A_BATCH)
+    try:
+        with _quietly(), torch.no_grad():
+            program: Any = torch.onnx.export(
+                module, (pixels,), dynamo=True, dynamic_shapes=({0: batch},), input_names=["pixels"],
+                output_names=list(outputs), opset_version=OPSET, verbose=False,
+            )  # fmt: skip
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise AdapterError(f"the model cannot be written as ONNX: {reason}") from error
+    return program.model_proto
+
+
+def _difference(module: nn.Module, content: bytes, count: int, size: tuple[int, int]) -> float:
+    """Largest difference of any output for ``count`` pictures of random pixels; NaN where one is not a number."""
+    import onnxruntime
+
+    pixels = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(count))
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    found: Any = session.run(None, {"pixels": pixels.numpy()})
+    with torch.no_grad():
+        expected = module(pixels)
+    tensors: Sequence[Tensor] = (expected,) if isinstance(expected, Tensor) else expected
+    errors = [(torch.from_numpy(one) - other).abs().max() for one, other in zip(found, tensors, strict=True)]
+    return float(torch.stack(errors).max())
+
+
+def _require_packages() -> None:
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"writing ONNX needs the package{'s' if missing[1:] else ''} {', '.join(missing)}: "
+            "pip install 'visionpeft[onnx]'"
+        )
+
+
+def _require_room(module: nn.Module) -> None:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    if size > _LARGEST:
+        raise AdapterError(f"the model has {size / 1e9:.1f} GB: one ONNX file holds at most {_LARGEST / 1e9:.0f} GB.")
+
+
+def _writable(path: Path, *, overwrite: bool) -> Path:
+    if path.suffix != ".onnx":
+        raise OutputError(f"{path}: ONNX files end in .onnx; name it {path.with_suffix('.onnx').name}")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists: choose another name, or allow overwriting")
+    return path
+
+
+@contextmanager
+def _quietly() -> Generator[None]:
+    """Keep the exporter's hints to its programmers away; errors still come."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

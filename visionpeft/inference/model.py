@@ -1,0 +1,68 @@
+"""What a classifier and a detector in use have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from PIL import Image
+from torch import nn
+
+from visionpeft.inference.about import About
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be asked of a model.
+
+    Attributes:
+        threshold: from which probability or score on the answer is yes; None takes what was chosen on validation.
+        tile: side of the tiles that a detector cuts large pictures into, in pixels; None: none.
+        tta: whether each picture is also seen mirrored.
+    """
+
+    threshold: float | None = None
+    tile: int | None = None
+    tta: bool = False
+
+
+class Said(Protocol):
+    """What a model says of one picture."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        ...
+
+    def as_rows(self) -> list[dict[str, str | float]]:
+        """Return it as rows of a table."""
+        ...
+
+    def as_words(self) -> list[str]:
+        """Return it in a few words, one entry a label or a detection."""
+        ...
+
+    def drawn(self, image: Image.Image) -> Image.Image:
+        """Return the picture with what is said of it."""
+        ...
+
+
+class Model(Protocol):
+    """A base with an active adapter and its heads."""
+
+    @property
+    def about(self) -> About:
+        """Labels, preprocessing, thresholds."""
+        ...
+
+    def say(self, images: Sequence[Image.Image], options: Options) -> Sequence[Said]:
+        """Return what it says of each picture, RGB.
+
+        Raises:
+            ConfigError: an option does not fit the model.
+        """
+        ...
+
+    def exported(self) -> tuple[nn.Module, tuple[str, ...]]:
+        """Return a module of pixels [N, 3, H, W], merged, float32, on the CPU, and the names of what it returns."""
+        ...

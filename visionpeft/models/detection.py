@@ -1,0 +1,115 @@
+"""What a detector says, and its loss: transformers' own, given as a sum and a count."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visionpeft.models.vision import VisionBase
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """What a detector predicts.
+
+    Attributes:
+        logits: [N, Q, C], or [N, Q, C + 1] where the last one means "nothing there" (DETR, YOLOS).
+        boxes: [N, Q, 4], (centre x, centre y, width, height) as shares of the pixels' width and height.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+
+@dataclass(frozen=True)
+class DetectionLoss:
+    """A loss as a sum over boxes and their count, scalars on the device.
+
+    Attributes:
+        loss_sum: transformers' loss times `count`.
+        count: the number of boxes in the targets, at least 1; over several processes the mean of their numbers,
+            which is what transformers divides by.
+        parts: the terms as transformers names them, divided by the number of boxes as it does.
+    """
+
+    loss_sum: Tensor
+    count: Tensor
+    parts: dict[str, Tensor]
+
+
+def detector_output(base: VisionBase, pixels: Tensor, mask: Tensor | None = None) -> DetectorOutput:
+    """Run a detector.
+
+    Args:
+        base: the detector.
+        pixels: [N, 3, H, W], normalised.
+        mask: [N, H, W], 1 where there is picture and 0 where there is padding; ignored by detectors that know none.
+    """
+    out = base.model(**_inputs(base, pixels, mask))
+    return DetectorOutput(out.logits, out.pred_boxes)
+
+
+def detector_scores(base: VisionBase, logits: Tensor) -> Tensor:
+    """Return the probability of each class at each query, [N, Q, C]: softmax without "nothing there", or sigmoid."""
+    return logits.float().softmax(-1)[..., :-1] if base.sight.background else logits.float().sigmoid()
+
+
+def detection_loss(
+    base: VisionBase, pixels: Tensor, mask: Tensor | None, targets: Sequence[Mapping[str, Tensor]]
+) -> DetectionLoss:
+    """Return the loss of the detector's own paper as transformers computes it, in training mode.
+
+    Boxes, and classes where they are independent, are summed and divided by the number of boxes, so loss times count
+    is a sum over boxes that adds up over micro-batches. DETR's and YOLOS' cross entropy is a weighted mean over
+    queries instead; it enters as that mean times the count. The matching is solved by scipy: it waits for the device
+    and moves the costs to the CPU once for every decoder layer, so a step with it cannot be recorded.
+
+    Args:
+        base: the detector, in training mode: RT-DETR's denoising and RF-DETR's groups are there in training only.
+        pixels: [N, 3, H, W], normalised.
+        mask: [N, H, W] or None, as in `detector_output`.
+        targets: for each picture `class_labels`, [n] int64, and `boxes`, [n, 4], (centre x, centre y, width, height)
+            as shares of the pixels' width and height; n may be 0.
+    """
+    labels = [{name: target[name].to(base.device) for name in ("class_labels", "boxes")} for target in targets]
+    with _as_many_labels_as_its_head(base):
+        out = base.model(**_inputs(base, pixels, mask), labels=labels)
+    count = _count(targets, base.device)
+    return DetectionLoss(out.loss * count, count, {name: part.detach() for name, part in out.loss_dict.items()})
+
+
+def _inputs(base: VisionBase, pixels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    inputs = {"pixel_values": pixels.to(base.device, base.dtype)}
+    knows_masks = "pixel_mask" in inspect.signature(base.model.forward).parameters
+    return inputs | ({"pixel_mask": mask.to(base.device)} if mask is not None and knows_masks else {})
+
+
+def _count(targets: Sequence[Mapping[str, Tensor]], device: torch.device) -> Tensor:
+    boxes = torch.tensor(float(sum(len(target["boxes"]) for target in targets)), device=device)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(boxes)
+        boxes = boxes / torch.distributed.get_world_size()
+    return boxes.clamp(min=1)
+
+
+@contextmanager
+def _as_many_labels_as_its_head(base: VisionBase) -> Generator[None]:
+    """Let the configuration name as many labels as the head now has; transformers' losses go by the configuration."""
+    config: Any = base.model.config
+    kept = config.id2label, config.label2id
+    width = getattr(config, "d_model", None) or config.hidden_size
+    head = base.model.get_submodule([path for path in base.sight.heads(base.model) if "denoising" not in path][-1])
+    with torch.no_grad():
+        labels = head(torch.zeros(1, width, device=base.device, dtype=base.dtype)).shape[-1] - base.sight.background
+    names = [str(place) for place in range(labels)]
+    config.id2label, config.label2id = dict(enumerate(names)), {name: place for place, name in enumerate(names)}
+    try:
+        yield
+    finally:
+        config.id2label, config.label2id = kept
