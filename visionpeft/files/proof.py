@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import inf, isfinite, prod, sqrt
+from math import inf, isfinite, prod
 from pathlib import Path
 
 import torch
@@ -208,7 +208,7 @@ def _same(one: Product, other: Product) -> bool:
 def _product_difference(expected: Product, found: Product) -> tuple[float, float]:
     """With U, D and U', D' of equal scale, U D − U' D' = (U − U') D + U' (D − D'): small factors, no cancellation.
 
-    Its Frobenius norm is exact from Gram matrices; a single value is at most |uᵢ||dⱼ| by Cauchy-Schwarz.
+    Its Frobenius norm comes from the factors' small triangles; a single value is at most |uᵢ||dⱼ| (Cauchy-Schwarz).
     """
     rank = max(expected.up.shape[1], found.up.shape[1])
     up, down = _padded(expected, rank)
@@ -227,8 +227,12 @@ def _padded(change: Product, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _norm(up: Tensor, down: Tensor) -> float:
-    """‖U D‖ from the Gram matrices of the factors."""
-    return sqrt(max(float(((up.T @ up) * (down @ down.T)).sum()), 0.0))
+    """‖U D‖ = ‖R Sᵀ‖ with U = Q R and Dᵀ = P S; Gram matrices would lose half of the digits where terms cancel."""
+    return float(torch.linalg.norm(_triangle(up) @ _triangle(down.T).T))
+
+
+def _triangle(tall: Tensor) -> Tensor:
+    return torch.linalg.qr(tall, mode="r").R
 
 
 def _longest(matrix: Tensor, dim: int) -> float:
