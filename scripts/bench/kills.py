@@ -74,7 +74,8 @@ def disturb(arguments: argparse.Namespace, output: Path, log: Path, seconds: flo
         process = start(arguments, output, log)
         if kills.total() < arguments.kills:
             kind = moments.choices(["starting", "running", "saving"], [2, 4, 4])[0]
-            span = seconds / 4 if kind == "starting" else 2 * seconds / max(1, arguments.kills)
+            # half a kill's share of the run on the mean, so that all of them fall within it
+            span = seconds / 4 if kind == "starting" else seconds / max(1, arguments.kills)
             wait(process, output, kind, moments.uniform(0, span))
             if process.poll() is None:
                 process.kill()

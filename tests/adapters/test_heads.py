@@ -190,7 +190,7 @@ FAULTS = {
     "missing": (lambda v: dataclasses.replace(v, heads={f"{PLACE}.weight": v.heads[f"{PLACE}.weight"]}),
                 "misses the tensor 'model.classifier.bias' of its head"),
     "unexpected": (lambda v: with_heads(v, **{f"{PLACE}.scale": torch.ones(1)}),
-                   "brings 'model.classifier.scale', which is of none of its heads"),
+                   "brings the head 'model.classifier.scale', which it does not list"),
     "shape": (lambda v: with_heads(v, **{f"{PLACE}.weight": torch.ones(3)}), "'weight' of shape"),
     "place": (lambda v: dataclasses.replace(
         v, heads={k.replace("classifier", "klassifier"): t for k, t in v.heads.items()},

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.adapters.cases import MODELS, base_of, diffusion, every_method, same, spec_for, stir, trained
+from tests.adapters.cases import MODELS, base_of, begin, diffusion, every_method, same, spec_for, stir, trained
 from tests.tiny import tiny_sd1, tiny_sdxl, tiny_vit
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import Ia3Spec, LoraSpec, OftSpec
@@ -255,7 +255,7 @@ def test_merging_nothing_is_undone_too(vit):
 @pytest.mark.parametrize("autocast", [False, True])
 @every_method
 def test_a_half_base_keeps_float32_masters(vit, method, dtype, autocast):
-    vit.manager.add("a", spec_for(method, vit))
+    begin(method, vit)
     stir(vit.manager, "a", size=0.05)
     full = vit.run()
     masters = vit.manager.capture("a")

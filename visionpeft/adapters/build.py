@@ -189,7 +189,7 @@ def stored_heads(adapter: Adapter) -> tuple[dict[str, dict[str, Tensor]], dict[s
         values[place] = {name: rest.pop(f"{place}.{name}") for name in names}
     if stray := [key for key in rest if not _is_word(key)]:
         near = did_you_mean(stray[0], adapter.metadata.head_modules)
-        raise AdapterError(f"The adapter brings '{stray[0]}', which is of none of its heads.{near}")
+        raise AdapterError(f"The adapter brings the head '{stray[0]}', which it does not list among its heads.{near}")
     return values, rest
 
 
