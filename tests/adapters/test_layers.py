@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.adapters.cases import MODELS, every_layered_method, spec_for, stir
+from tests.adapters.cases import MODELS, begin, every_layered_method, spec_for, stir
 from tests.tiny import tiny_vit
 from visionpeft.adapters.spec import LoraSpec
 from visionpeft.models.manage import manage
@@ -62,6 +62,28 @@ def test_a_layer_is_one_graph_and_swap_needs_no_new_one(method):
     model.manager.swap("a", second)
     assert torch.allclose(compiled(x), layer(x), atol=1e-6)
     assert len(graphs) == 1
+
+
+SLOTS = {
+    "full": ("vit.embeddings", (2, 3, 32, 32)),
+    "vpt": ("vit.layers.0", (2, 17, 32)),
+    "probe": ("classifier", (2, 32)),
+}
+
+
+@pytest.mark.parametrize("method", sorted(SLOTS))
+def test_other_slots_read_nothing_back_and_are_one_graph(method):
+    model = MODELS["vit"]()
+    begin(method, model)
+    stir(model.manager, "a")
+    with NoReads():
+        model.run().sum().backward()
+    place, shape = SLOTS[method]
+    slot = model.manager.components["model"].get_submodule(place)
+    torch._dynamo.reset()
+    x = torch.randn(shape)
+    compiled = torch.compile(slot, fullgraph=True, backend=lambda graph, _inputs: graph.forward)
+    assert torch.allclose(compiled(x), slot(x), atol=1e-5)
 
 
 def test_moving_the_model_moves_the_branches():

@@ -188,3 +188,20 @@ def test_the_merged_model_is_exported(done: RunResult, tmp_path: Path, capsys: p
     images = [Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8))]
     found = session.run(["logits"], {"pixels": model.about.preprocessing.pixels(images).numpy()})[0]
     np.testing.assert_allclose(found, model.logits_of(images), atol=1e-4)
+
+
+def test_figures_of_other_than_test_pictures_are_called_too_good(place: Path, done: RunResult, tmp_path: Path):
+    for split, words in (("validation", "the thresholds were chosen on them"), ("train", "that it learned from")):
+        assert run(["evaluate", str(place / "out"), "--split", split, "--output", str(tmp_path / split)]) == 0
+        page = (tmp_path / split / "report.html").read_text()
+        assert words in page
+        assert "which nothing was chosen on" not in page
+    assert "which nothing was chosen on" in (place / "out" / "report.html").read_text()
+
+
+def test_without_test_pictures_validation_is_reported_with_a_warning(place: Path, tmp_path: Path):
+    settings = classify_settings(place, output=str(tmp_path / "out"))
+    settings["data"] = settings["data"] | {"split": {"fractions": [0.7, 0.3, 0]}}
+    result = train(config_from(settings))
+    assert result is not None
+    assert "These figures are too good" in result.report.read_text()

@@ -96,6 +96,14 @@ class ClassifyRun(RunConfig, frozen=True, extra="forbid"):
         return with_evaluations(values, 50)
 
     @model_validator(mode="after")
+    def _mixes_pairs(self) -> ClassifyRun:
+        if self.data.mix.active and self.train.batch_size % 2:
+            raise ValueError(
+                f"data.mix mixes pairs of pictures: train.batch_size {self.train.batch_size} is to be even"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _goes_on_fold_by_fold(self) -> ClassifyRun:
         if self.parts() and isinstance(self.resume, Path):
             raise ValueError("resume: a checkpoint belongs to one of the folds: set data.fold, or resume: auto")

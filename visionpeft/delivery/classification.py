@@ -102,13 +102,13 @@ def deliver(config: ClassifyRun, task: Classification, result: FitResult, progre
     reported = _predicted(classifier, splits.test, "test pictures", progress)
     pictures = splits.test
     if reported is None:
-        progress.say("There are no test pictures: the figures are of those that the step was chosen on, so too good.")
+        progress.say("There are no test pictures: the figures are of the validation pictures.")
         reported, pictures = chosen, splits.validation
     if reported is None:
         raise DataError("there are neither test nor validation pictures to report on: set data.split.fractions.")
     about = classifier.about if chosen is None else decided(classifier.about, chosen, config.report)
     with_about(result.adapter, about).save(path)
-    facts = RunFacts(config.output, path, result.adapter, config)
+    facts = RunFacts(config.output, path, result.adapter, config, "test" if len(splits.test) else "validation")
     context = Context(
         facts, classifier, pictures, splits, config.report, config.data.split.leaks, result.steps, result.best_step
     )
@@ -170,7 +170,7 @@ def measure(
     if reported is None:
         raise DataError(f"no picture is in the split '{job.split}': take another one, --split all for example.")
     report = _report_config(settings, classifier.about)
-    facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings)
+    facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings, job.part)
     context = Context(
         facts, classifier, pictures, splits, report, settings.data.split.leaks if settings is not None else None
     )

@@ -89,11 +89,11 @@ def deliver(config: DetectRun, task: Detection, result: FitResult, progress: Rec
     chosen = _found(detector, splits.validation, "validation pictures", progress)
     reported, pictures = _found(detector, splits.test, "test pictures", progress), splits.test
     if reported is None:
-        progress.say("There are no test pictures: the figures are of those that the step was chosen on, so too good.")
+        progress.say("There are no test pictures: the figures are of the validation pictures.")
         reported, pictures = chosen, splits.validation
     if reported is None:
         raise DataError("there are neither test nor validation pictures to report on: set data.split.")
-    facts = RunFacts(config.output, path, result.adapter, config)
+    facts = RunFacts(config.output, path, result.adapter, config, "test" if len(splits.test) else "validation")
     page, figures = _measured(facts, detector, splits, pictures, reported, chosen, config.report, progress)
     about = detector.about.model_copy(update={"threshold": figures["threshold"]})
     with_about(result.adapter, about).save(path)
@@ -145,7 +145,7 @@ def measure(
     reported = _found(detector, pictures, f"{job.split} pictures", progress, tta=job.tta)
     if reported is None:
         raise DataError(f"no picture is in the split '{job.split}': take another one, --split all for example.")
-    facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings)
+    facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings, job.part)
     page, figures = _measured(facts, detector, splits, pictures, reported, chosen, config, progress)
     return RunResult(None, adapter, {}, page, figures)
 

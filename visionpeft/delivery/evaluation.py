@@ -40,6 +40,11 @@ class Evaluation:
     tta: bool = False
     base: str | None = None
 
+    @property
+    def part(self) -> str:
+        """Which of the run's own pictures are measured; "test" where it is other data: nothing was learned of it."""
+        return self.split if self.data is None else "test"
+
 
 def run_evaluation(job: Evaluation, *, progress: Progress = SILENT) -> RunResult:
     """Measure a model and write ``report.html`` and ``metrics.json``.

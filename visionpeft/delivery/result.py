@@ -55,12 +55,14 @@ class RunFacts:
         path: of the adapter's file.
         adapter: its value.
         settings: the run's; None where they are not known.
+        part: which of the run's pictures are measured; "test" for others too.
     """
 
     folder: Path
     path: Path
     adapter: Adapter
     settings: BaseModel | None = None
+    part: str = "test"
 
 
 def run_facts(run: RunFacts, base: VisionBase, progress: RecordingProgress) -> dict[str, Any]:
@@ -82,6 +84,7 @@ def run_facts(run: RunFacts, base: VisionBase, progress: RecordingProgress) -> d
         "adapter_bytes": run.path.stat().st_size,
         "seconds": {name: round(spent, 2) for name, spent in progress.seconds.items()},
         "peak_memory": peak_memory(base.device),
+        "part": run.part,
         "machine": machine(base.device),
         "versions": versions(),
         "warnings": tuple(progress.lines),

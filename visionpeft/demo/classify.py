@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 COUNTS = {"cactus": 120, "octopus": 100, "owl": 80, "robot": 60, "sailboat": 40}
 """Pictures of each subject: unbalanced, as collections are."""
 
-SHORT_COUNT, STEPS, SHORT_STEPS, SIDE = 12, 160, 4, 96
+SHORT_COUNT, STEPS, SHORT_STEPS, SIDE = 12, 240, 4, 96
 
 
 def demo(output: Path, *, short: bool = False, progress: Progress = SILENT) -> RunResult | None:

@@ -10,7 +10,7 @@ from visionpeft.progress import SILENT, Progress
 if TYPE_CHECKING:
     from visionpeft.delivery import RunResult
 
-COUNT, SHORT_COUNT, STEPS, SHORT_STEPS, SIDE = 240, 12, 300, 4, 192
+COUNT, SHORT_COUNT, STEPS, SHORT_STEPS, SIDE = 240, 12, 200, 4, 192
 
 
 def demo(output: Path, *, short: bool = False, progress: Progress = SILENT) -> RunResult | None:
@@ -44,17 +44,18 @@ def demo_settings(folder: Path, output: Path, *, short: bool = False) -> dict[st
         "base": "visionpeft/emoji-detr",
         "data": {
             "source": {"format": "coco", "folder": str(folder), "annotations": "boxes.json"},
-            "split": {"validation": 0.2, "test": 0.25},
+            "split": {"validation": 0.1, "test": 0.25},
+            "image_size": SIDE,
         },
-        "adapter": {"method": "lora", "rank": 8, "targets": ["backbone", "encoder", "decoder"]},
+        "adapter": {"method": "lora", "rank": 16, "targets": "transformer"},
         "train": {
             "steps": steps,
             "batch_size": 8,
-            "learning_rate": 5e-4,
+            "learning_rate": 1e-3,
             "schedule": "cosine",
             "warmup": steps // 20,
             "checkpoint_every": steps // 2,
-            "evaluate_every": max(1, steps // 4),
+            "evaluate_every": max(1, steps // 2),
         },
         "report": {"resamples": 50 if short else 500},
         "output": str(output),

@@ -131,6 +131,19 @@ def spell_seconds(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+CAUTIONS = {
+    "train": "they are the pictures that it learned from",
+    "validation": "the best step and the thresholds were chosen on them",
+    "all": "it learned from some of them",
+}
+"""Which part of a run's pictures was measured -> why its figures are better than those of new pictures."""
+
+
+def caution(part: str) -> str:
+    """Return a sentence about figures that are not of test pictures; "" for those."""
+    return f" These figures are too good: {CAUTIONS[part]}." if part in CAUTIONS else ""
+
+
 def spell_figure(value: float | None) -> str:
     """Return a share with three digits, "-" where there is none."""
     return "-" if value is None else f"{value:.3f}"

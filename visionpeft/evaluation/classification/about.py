@@ -24,6 +24,7 @@ class RunAbout(BaseModel):
         peak_memory: bytes, 0 where not measured.
         steps: made.
         best_step: of the chosen weights.
+        part: which pictures were measured: "test", or "train", "validation" or "all", which the page then warns of.
         counts: pictures each class is true of, by split and label.
         pictures: by split.
         patients: by split, where they are known.
@@ -55,6 +56,7 @@ class RunAbout(BaseModel):
     patients: dict[str, int] = {}
     leaks: tuple[str, ...] = ()
     leaks_checked: bool = False
+    part: str = "test"
     machine: dict[str, Any] = {}
     versions: dict[str, str] = {}
     warnings: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from visionpeft.evaluation.classification.mistakes import Mistake, mistakes
 from visionpeft.evaluation.classification.predictions import Predictions
 from visionpeft.evaluation.classification.settings import ReportConfig
 from visionpeft.evaluation.classification.statistics import Scored
-from visionpeft.evaluation.page import Chart, drawn, fill_template, picture_uri, spell_bytes
+from visionpeft.evaluation.page import Chart, caution, drawn, fill_template, picture_uri, spell_bytes
 
 REPORT, METRICS = "report.html", "metrics.json"
 _SIDE = 256
@@ -99,7 +99,7 @@ def render_classification(
         "classification.html.jinja",
         about=about,
         figures=figures,
-        lead=_lead(figures),
+        lead=_lead(figures, about),
         tiles=view.tiles(figures, about),
         notes=[*figures.notes, *about.warnings, *(f"Leak: {leak}" for leak in about.leaks)],
         point_words=_point_words(figures),
@@ -135,7 +135,7 @@ def _maybe(chart: Chart | None) -> tuple[Chart, Any] | None:
     return drawn(chart) if chart is not None else None
 
 
-def _lead(figures: ClassificationFigures) -> str:
+def _lead(figures: ClassificationFigures, about: RunAbout) -> str:
     kind = {
         "binary": f"It tells '{figures.labels[-1]}' from '{figures.labels[0]}'",
         "multiclass": f"It tells {len(figures.labels)} classes apart",
@@ -143,6 +143,8 @@ def _lead(figures: ClassificationFigures) -> str:
         "multilabel": f"It says for each of {len(figures.labels)} labels whether it is there",
     }[figures.kind]
     of = f" of {figures.patients:,} patients" if figures.patients is not None else ""
+    if warning := caution(about.part):
+        return f"{kind}. Measured on {figures.count:,} pictures{of}.{warning}"
     return f"{kind}. Measured on {figures.count:,} test pictures{of}, which nothing was chosen on."
 
 

@@ -25,6 +25,7 @@ class DetectionAbout(BaseModel):
         adapter_bytes: size of the adapter's file.
         seconds: by phase, in the order in which they happened.
         peak_memory: bytes, 0 where not measured.
+        part: which pictures were measured: "test", or "train", "validation" or "all", which the page then warns of.
         pictures: by split.
         counts: objects by split and label.
         leaks: found between splits, one sentence each.
@@ -54,6 +55,7 @@ class DetectionAbout(BaseModel):
     leaks: tuple[str, ...] = ()
     leaks_checked: bool = False
     faults: tuple[str, ...] = ()
+    part: str = "test"
     machine: dict[str, Any] = {}
     versions: dict[str, str] = {}
     warnings: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from visionpeft.evaluation.detection.charts import detection_charts, detection_t
 from visionpeft.evaluation.detection.detections import Evaluation
 from visionpeft.evaluation.detection.figures import DetectionFigures, DetectionReportConfig, detection_figures
 from visionpeft.evaluation.detection.sheets import Case, Pictures, case_picture, cases, worst_sheet
-from visionpeft.evaluation.page import drawn, fill_template
+from visionpeft.evaluation.page import caution, drawn, fill_template
 from visionpeft.evaluation.report_data import METRICS
 
 REPORT = "report.html"
@@ -86,6 +86,7 @@ def render_detection(figures: DetectionFigures, about: DetectionAbout, test: Eva
         "detection.html.jinja",
         figures=figures,
         about=about,
+        caution=caution(about.part),
         tiles=detection_tiles(figures, about),
         charts=[drawn(chart) for chart in detection_charts(figures)],
         worst=jpeg_uri(worst_sheet(test, pictures, figures.threshold, count=_WORST)),
