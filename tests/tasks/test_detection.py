@@ -69,11 +69,11 @@ def test_it_goes_on_bit_equal_and_threads_make_no_difference(place: Path, tmp_pa
 
 
 def test_parts_have_rates_of_their_own_and_batch_norms_stay(place: Path, tmp_path: Path):
-    rates = {"backbone": 1e-4, "encoder": 1e-3, "decoder": 2e-3, "heads": 1e-2}
+    rates = {"backbone": 1e-4, "encoder": 1e-3, "decoder": 2e-3, "boxes": 5e-3, "heads": 1e-2}
     adapter = {"method": "lora", "rank": 2, "targets": ["backbone", "encoder", "decoder"]}
     config = configured(place, adapter=adapter)
     task = build(config)
-    assert list(task.trainable()) == ["backbone", "decoder", "encoder", "heads"]
+    assert list(task.trainable()) == ["backbone", "boxes", "decoder", "encoder", "heads"]
     before = {name: value.clone() for name, value in task.base.model.named_buffers() if "running" in name}
     assert before
     fit(task, config.train.model_copy(update={"learning_rate": rates, "steps": 2, "evaluate_every": 0}), tmp_path)
@@ -85,9 +85,9 @@ def test_parts_have_rates_of_their_own_and_batch_norms_stay(place: Path, tmp_pat
 @pytest.mark.parametrize(
     ("targets", "groups"),
     [
-        ("backbone", ["backbone", "heads"]),
-        ("decoder.attention", ["decoder", "heads"]),
-        ("encoder", ["encoder", "heads"]),
+        ("backbone", ["backbone", "boxes", "heads"]),
+        ("decoder.attention", ["boxes", "decoder", "heads"]),
+        ("encoder", ["boxes", "encoder", "heads"]),
     ],
 )
 def test_targets_choose_the_part(place: Path, targets: str, groups: list[str]):

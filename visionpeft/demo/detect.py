@@ -47,11 +47,12 @@ def demo_settings(folder: Path, output: Path, *, short: bool = False) -> dict[st
             "split": {"validation": 0.1, "test": 0.25},
             "image_size": SIDE,
         },
+        "train_boxes": False,  # those of the base fit already
         "adapter": {"method": "lora", "rank": 16, "targets": "transformer"},
         "train": {
             "steps": steps,
             "batch_size": 4,
-            "learning_rate": {"encoder": 1e-3, "decoder": 1e-3, "heads": 2e-3},
+            "learning_rate": {"encoder": 1e-3, "decoder": 1e-3, "heads": 5e-3},
             "schedule": "cosine",
             "warmup": steps // 20,
             "checkpoint_every": steps // 2,

@@ -10,7 +10,7 @@ from torch import nn
 from visionpeft.models.depth import depths
 from visionpeft.models.vision import VisionBase
 
-HEADS, BODY = "heads", "model"
+HEADS, BOXES, BODY = "heads", "boxes", "model"
 PARTS = ("backbone", "encoder", "decoder")
 """Of a detector, as its family names them among its targets."""
 
@@ -25,6 +25,7 @@ class Groups:
 
     def __init__(self, base: VisionBase, heads: Iterable[str]) -> None:
         self._heads = tuple(f"{place}." for place in heads)
+        self._boxes = re.compile(base.sight.boxes)
         self._depths = depths(base)
         canonical = base.family.canonical
         self._modules = {f"{BODY}.{canonical(BODY, path)}" for path, _ in base.model.named_modules() if path}
@@ -38,11 +39,16 @@ class Groups:
             parameters: by the names that the manager gives.
             by_depth: whether the body is one group a depth.
         """
-        return _gathered(parameters, lambda name: f"{BODY}.{self._depth(name)}" if by_depth else BODY, self._heads)
+        body = (lambda name: f"{BODY}.{self._depth(name)}") if by_depth else (lambda _: BODY)
+        return _gathered(parameters, lambda name: HEADS if name.startswith(self._heads) else body(name))
 
     def by_part(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, list[nn.Parameter]]:
-        """Return a detector's parameters by group: "backbone", "encoder", "decoder", "model" for others, "heads"."""
-        return _gathered(parameters, self._part, self._heads)
+        """Return a detector's parameters by group.
+
+        They are "backbone", "encoder", "decoder", "model" for what is in none of them, "boxes" for the heads that
+        predict boxes, and "heads" for those of the classes.
+        """
+        return _gathered(parameters, self._part)
 
     def decayed(self, groups: Iterable[str], decay: float) -> dict[str, float]:
         """Return decay^(last depth - depth) of the groups that have a depth (arXiv:2106.08254, appendix)."""
@@ -54,6 +60,8 @@ class Groups:
         return next(depth for parameter, depth in self._depths.items() if parameter.startswith(inside))
 
     def _part(self, name: str) -> str:
+        if name.startswith(self._heads):
+            return BOXES if self._boxes.search(name.removeprefix(f"{BODY}.")) else HEADS
         path = self._place(name).removeprefix(f"{BODY}.")
         return next((part for part, pattern in self._parts.items() if pattern.search(path)), BODY)
 
@@ -64,12 +72,10 @@ class Groups:
         return name
 
 
-def _gathered(
-    parameters: Mapping[str, nn.Parameter], group: Callable[[str], str], heads: tuple[str, ...]
-) -> dict[str, list[nn.Parameter]]:
+def _gathered(parameters: Mapping[str, nn.Parameter], group: Callable[[str], str]) -> dict[str, list[nn.Parameter]]:
     found: dict[str, list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
-        found.setdefault(HEADS if name.startswith(heads) else group(name), []).append(parameter)
+        found.setdefault(group(name), []).append(parameter)
     return {name: found[name] for name in sorted(found, key=_order)}
 
 
