@@ -101,7 +101,7 @@ class Detection:
         return {"model": self.base.model}
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:
-        """Return the trained parameters by part: "backbone", "encoder", "decoder", "model" for others, "boxes", "heads"."""
+        """Return the trained parameters by part: "backbone", "encoder", "decoder", "model", "boxes", "heads"."""
         return self._groups
 
     def rates(self) -> Mapping[str, float]:

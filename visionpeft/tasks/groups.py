@@ -39,8 +39,13 @@ class Groups:
             parameters: by the names that the manager gives.
             by_depth: whether the body is one group a depth.
         """
-        body = (lambda name: f"{BODY}.{self._depth(name)}") if by_depth else (lambda _: BODY)
-        return _gathered(parameters, lambda name: HEADS if name.startswith(self._heads) else body(name))
+
+        def group(name: str) -> str:
+            if name.startswith(self._heads):
+                return HEADS
+            return f"{BODY}.{self._depth(name)}" if by_depth else BODY
+
+        return _gathered(parameters, group)
 
     def by_part(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, list[nn.Parameter]]:
         """Return a detector's parameters by group.
