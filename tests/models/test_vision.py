@@ -12,6 +12,7 @@ from tests.tiny_vision import available, tiny_vision
 from visionpeft.errors import BaseModelError, MissingExtraError
 from visionpeft.evaluation.encoders import load_encoder
 from visionpeft.models.manage import manage
+from visionpeft.models.norms import FrozenBatchNorm, live_batch_norms
 from visionpeft.models.preprocess import Preprocessing
 from visionpeft.models.vision import class_logits, load_vision
 from visionpeft.progress import SilentProgress
@@ -114,6 +115,13 @@ def test_our_own_preprocessing_goes_first(tmp_path):
     assert load_vision(tmp_path, task="detect", image_size=(96, 64)).preprocessing.size == (96, 64)
     with pytest.raises(BaseModelError, match="sides of 65x65 must be multiples of 32"):
         load_vision(tmp_path, task="detect", image_size=65)
+
+
+@pytest.mark.parametrize(("name", "task"), [("resnet", "classify"), ("rt_detr", "detect")])
+def test_batch_norms_of_a_base_are_frozen(name, task, tmp_path):
+    base = load_vision(saved(tmp_path, name), task=task, image_size=64)
+    assert live_batch_norms(base.model) == []
+    assert any(isinstance(module, FrozenBatchNorm) for module in base.model.modules())
 
 
 def test_what_is_not_there_is_said(tmp_path):

@@ -126,7 +126,7 @@ def test_targets_train_and_come_back(name, target, tmp_path):
     manager.remove("a")
     manager.attach("again", value.save(tmp_path / "a.safetensors"))
     with torch.no_grad():
-        assert torch.allclose(run(base), after.detach(), atol=1e-6)
+        assert torch.allclose(run(base), after.detach(), rtol=1e-4, atol=1e-4)
     again = manager.capture("again")
     assert again.tensors.keys() == value.tensors.keys()
     assert all(torch.equal(again.tensors[key], value.tensors[key]) for key in value.tensors)

@@ -24,7 +24,8 @@ class Targeting:
     """What the targets mean in one component.
 
     Attributes:
-        semantic: semantic name -> a regular expression of canonical paths. It never names what no method can adapt.
+        semantic: semantic name -> a regular expression of canonical paths; layers that no method can adapt are passed
+            over.
         head: a regular expression of what "all-linear" leaves out.
         actual: from this library version's paths to canonical ones: (module -> (pattern, replacement) pairs).
         former: (pattern, replacement) pairs from the names of earlier library versions to the canonical, newest ones;
@@ -138,7 +139,9 @@ class Family:
             return [path for path in linear if _adaptable(layers[path])]
         if target in rules.semantic:
             pattern = re.compile(rules.semantic[target])
-            return [path for path in layers if pattern.search(path) and _adaptable(layers[path])]
+            found = [path for path in layers if pattern.search(path)]
+            # where none can be adapted, what refuses them says why
+            return [path for path in found if _adaptable(layers[path])] or found
         if target in layers:
             return [target]
         pattern = _pattern(component, target)
