@@ -10,7 +10,7 @@ from visionpeft.progress import SILENT, Progress
 if TYPE_CHECKING:
     from visionpeft.delivery import RunResult
 
-COUNT, SHORT_COUNT, STEPS, SHORT_STEPS, SIDE = 240, 12, 200, 4, 192
+COUNT, SHORT_COUNT, STEPS, SHORT_STEPS, SIDE = 240, 12, 360, 4, 192
 
 
 def demo(output: Path, *, short: bool = False, progress: Progress = SILENT) -> RunResult | None:
@@ -50,12 +50,12 @@ def demo_settings(folder: Path, output: Path, *, short: bool = False) -> dict[st
         "adapter": {"method": "lora", "rank": 16, "targets": "transformer"},
         "train": {
             "steps": steps,
-            "batch_size": 8,
-            "learning_rate": 1e-3,
+            "batch_size": 4,
+            "learning_rate": {"encoder": 1e-3, "decoder": 1e-3, "heads": 2e-3},
             "schedule": "cosine",
             "warmup": steps // 20,
             "checkpoint_every": steps // 2,
-            "evaluate_every": max(1, steps // 2),
+            "evaluate_every": max(1, steps // 3),
         },
         "report": {"resamples": 50 if short else 500},
         "output": str(output),
