@@ -57,18 +57,18 @@ def blend(
     (first, weight), *more = adapters.values()
     if not more and weight == 1 and rank is None and energy is None and row.keeps_one and not params:
         return first
-    weighted = _weighted(adapters)
-    full = full_components(weighted)
+    placed = weighted(adapters)
+    full = full_components(placed)
     _check_full(full, row, rank is not None or energy is not None)
-    rest = without(weighted, full)
+    rest = without(placed, full)
     made = _Sum()
     for place, shape, parts in layers(rest, base or {}, cut=rank is not None or energy is not None):
         made.add(place, shape, row.layer(parts, Draws(seed, place), rank, energy, params))
     specs: dict[str, AdapterSpec] = {part: _spec(part, made.ranks, rest) for part in _components(rest)}
     for part in full:
-        specs[part], differences = summed(weighted, part)
+        specs[part], differences = summed(placed, part)
         made.tensors |= differences
-    heads, headed = heads_of(weighted)
+    heads, headed = heads_of(placed)
     told = _told(row, adapters, params, seed) | {"blend_energy_kept": f"{made.kept:.6f}"}
     return Adapter(specs, made.tensors, heads, _metadata(adapters, headed, told))
 
@@ -153,7 +153,12 @@ def _check_method(spec: AdapterSpec, *, cut: bool) -> None:
         )
 
 
-def _weighted(adapters: Given) -> dict[str, tuple[Adapter, Mapping[str, float]]]:
+def weighted(adapters: Given) -> dict[str, tuple[Adapter, Mapping[str, float]]]:
+    """Adapters with their weights at each of their layers and heads, as `layers` takes them.
+
+    Raises:
+        AdapterError: a weight that fits no layer; see `weights_by_place`.
+    """
     own = {name: list(modules(adapter)) for name, (adapter, _) in adapters.items()}
     everywhere = {place for places in own.values() for place in places}
     found: dict[str, tuple[Adapter, Mapping[str, float]]] = {}
