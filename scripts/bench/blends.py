@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# ruff: noqa: E501 - its tables are wide
 """Measure blends: against dense float64 arithmetic and against peft, and their time and memory at SDXL's size.
 
     python scripts/bench/blends.py --cases 200 --layers 6 --output scripts/bench/blends.md
