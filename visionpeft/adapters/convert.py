@@ -101,16 +101,44 @@ def _module(
     energy: float | None,
     base: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    if isinstance(spec, LoraSpec | RsLoraSpec | FlatSpec):
-        down, up = (factor.flatten(1) for factor in low_rank(spec, parts, path=path))
-        shape = _shape(spec, path, parts, down, up)
-        if len(down) > min(up.shape[0], down.shape[1]):  # Khatri-Rao factors may be wider than the weight itself
-            down, up = thin(up @ down)
-    else:
-        down, up, shape = _dense(spec, place, path, parts, rank, energy, base)
+    if not is_low_rank(spec) and rank is None and energy is None:
+        needed = "" if isinstance(spec, FullSpec) else "base=… and "
+        raise AdapterError(f"The method '{spec.method}' has no exact low-rank form: give {needed}rank=… or energy=….")
+    down, up, shape = layer_factors(spec, place, path, parts, base)
     if rank is not None or energy is not None:
         down, up = compress(down, up, rank, energy)
     return as_lora(down, up, shape)
+
+
+def is_low_rank(spec: AdapterSpec) -> bool:
+    """Whether ΔW has exact factors that need no base: LoRA, rsLoRA, LoHa, LoKr."""
+    return isinstance(spec, LoraSpec | RsLoraSpec | FlatSpec)
+
+
+def layer_factors(
+    spec: AdapterSpec, place: str, path: str, parts: Mapping[str, Tensor], base: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Return exact factors (down [r, n], up [m, r]) of one layer's ΔW, and its weight's shape.
+
+    What has no low rank has factors as wide as the smaller side, one of them the identity.
+
+    Args:
+        spec: the component's spec.
+        place: "component.path".
+        path: the canonical path alone.
+        parts: the layer's parameters by name.
+        base: base weights by "component.path", biases by "component.path.bias"; DoRA, OFT and (IA)³ need them.
+
+    Raises:
+        AdapterError: the base is needed and not given, or the bias changes too.
+    """
+    if not is_low_rank(spec):
+        return _dense(spec, place, path, parts, base)
+    down, up = (factor.flatten(1) for factor in low_rank(spec, parts, path=path))
+    shape = _shape(spec, path, parts, down, up)
+    if len(down) > min(up.shape[0], down.shape[1]):  # Khatri-Rao factors may be wider than the weight itself
+        down, up = thin(up @ down)
+    return down, up, shape
 
 
 def _shape(spec: AdapterSpec, path: str, parts: Mapping[str, Tensor], down: Tensor, up: Tensor) -> tuple[int, ...]:
@@ -120,22 +148,17 @@ def _shape(spec: AdapterSpec, path: str, parts: Mapping[str, Tensor], down: Tens
 
 
 def _dense(
-    spec: AdapterSpec,
-    place: str,
-    path: str,
-    parts: Mapping[str, Tensor],
-    rank: int | None,
-    energy: float | None,
-    base: Mapping[str, Tensor],
+    spec: AdapterSpec, place: str, path: str, parts: Mapping[str, Tensor], base: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     weight, bias = base.get(place), base.get(f"{place}.bias")
     if isinstance(spec, FullSpec):
         weight, bias = parts["weight.diff"], None
-    if weight is None or (rank is None and energy is None):
-        needed = "" if isinstance(spec, FullSpec) else "base=… and "
-        raise AdapterError(f"The method '{spec.method}' has no exact low-rank form: give {needed}rank=… or energy=….")
+    if weight is None:
+        missing = f" The base that is given has no weight at '{place}'." if base else ""
+        raise AdapterError(
+            f"The method '{spec.method}' has no exact low-rank form: give base=… and rank=… or energy=….{missing}"
+        )
     if bias is not None and bias_delta(spec, parts, bias) is not None:
         raise AdapterError(f"'{place}': '{spec.method}' scales the bias too, which LoRA cannot hold; merge it instead.")
-    change = delta(spec, parts, weight, path=path)
-    down, up = thin(change.flatten(1))
+    down, up = thin(delta(spec, parts, weight, path=path).flatten(1))
     return down, up, tuple(weight.shape)

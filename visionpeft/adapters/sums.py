@@ -8,12 +8,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from visionpeft.adapters.algebra import modules
+from visionpeft.adapters.algebra import modules, split_name
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import FullSpec, Targets
 from visionpeft.errors import AdapterError
 
-Weighted = Mapping[str, tuple[Adapter, float]]
+Weighted = Mapping[str, tuple[Adapter, Mapping[str, float]]]
+"""Name -> (adapter, its weight at each place: layers, and heads)."""
 
 
 def full_components(adapters: Weighted) -> list[str]:
@@ -35,7 +36,7 @@ def full_components(adapters: Weighted) -> list[str]:
     return list(found)
 
 
-def without(adapters: Weighted, components: Iterable[str]) -> dict[str, tuple[Adapter, float]]:
+def without(adapters: Weighted, components: Iterable[str]) -> dict[str, tuple[Adapter, Mapping[str, float]]]:
     """The adapters without some components."""
     out = set(components)
     return {name: (_without(adapter, out), weight) for name, (adapter, weight) in adapters.items()}
@@ -48,25 +49,22 @@ def _without(adapter: Adapter, components: set[str]) -> Adapter:
     )
 
 
-def summed(adapters: Weighted, component: str, method: str) -> tuple[FullSpec, dict[str, Tensor]]:
-    """``Σ wᵢ Dᵢ`` of one component's differences; for "linear" the weighted mean.
+def summed(adapters: Weighted, component: str) -> tuple[FullSpec, dict[str, Tensor]]:
+    """``Σ wᵢ Dᵢ`` of one component's differences.
 
     Raises:
-        AdapterError: a blend that cuts ranks, weights that sum to 0, or differences of other shapes.
+        AdapterError: differences of other shapes.
     """
-    if method not in ("cat", "linear"):
-        raise AdapterError(f"The blend '{method}' is of low-rank factors; full tuning blends with 'cat' or 'linear'.")
-    total = _total(adapters) if method == "linear" else 1.0
     tensors: dict[str, Tensor] = {}
     specs: list[FullSpec] = []
-    for name, (adapter, weight) in adapters.items():
+    for name, (adapter, weights) in adapters.items():
         spec = adapter.specs.get(component)
         if not isinstance(spec, FullSpec):
             continue
         specs.append(spec)
         for key, value in adapter.tensors.items():
             if key.partition(".")[0] == component:
-                part = weight / total * value.float()
+                part = weights[split_name(key)[0]] * value.float()
                 if key in tensors and tensors[key].shape != part.shape:
                     raise AdapterError(f"'{key}' has another shape in '{name}' than in another adapter.")
                 tensors[key] = tensors[key] + part if key in tensors else part
@@ -92,18 +90,31 @@ def heads_of(adapters: Weighted) -> tuple[dict[str, Tensor], Adapter | None]:
         AdapterError: one word in two adapters, different heads, heads that are not linear, or weights that sum to 0.
     """
     words = _words(adapters)
-    headed = {name: pair for name, pair in adapters.items() if pair[0].metadata.head_modules and pair[1] != 0}
+    headed = {name: pair for name, pair in adapters.items() if any(pair[1][head] for head in _heads(pair[0]))}
     if not headed:
         return words, None
     (first, (adapter, _)), *more = headed.items()
     for name, (other, _) in more:
         _check_alike(first, adapter, name, other)
-    total = _total(headed)
-    keys = [f"{place}.{name}" for place, names in adapter.metadata.head_modules.items() for name in names]
+    keys = {f"{place}.{name}": place for place, names in _heads(adapter).items() for name in names}
     if len(headed) == 1:
         return {**{key: adapter.heads[key] for key in keys}, **words}, adapter
-    stacks = {key: [weight / total * one.heads[key].float() for one, weight in headed.values()] for key in keys}
-    return {**{key: torch.stack(stack).sum(0) for key, stack in stacks.items()}, **words}, adapter
+    means = {
+        key: _mean([(one.heads[key], weights[place]) for one, weights in headed.values()])
+        for key, place in keys.items()
+    }
+    return {**means, **words}, adapter
+
+
+def _heads(adapter: Adapter) -> Mapping[str, tuple[str, ...]]:
+    return adapter.metadata.head_modules
+
+
+def _mean(heads: list[tuple[Tensor, float]]) -> Tensor:
+    total = sum(weight for _, weight in heads)
+    if total == 0:
+        raise AdapterError("The weights of the heads sum to 0, so they have no mean.")
+    return torch.stack([weight / total * head.float() for head, weight in heads]).sum(0)
 
 
 def _words(adapters: Weighted) -> dict[str, Tensor]:
@@ -136,10 +147,3 @@ def _head_shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:
     return {
         f"{place}.{name}": tuple(adapter.heads[f"{place}.{name}"].shape) for place, names in places for name in names
     }
-
-
-def _total(adapters: Weighted) -> float:
-    total = sum(weight for _, weight in adapters.values())
-    if total == 0:
-        raise AdapterError("The weights of a 'linear' blend, or of heads, sum to 0, so they have no mean.")
-    return total

@@ -47,14 +47,15 @@ def layer_weights(name: str, weight: LayerWeights, places: Iterable[str]) -> dic
     places = list(places)
     table = dict(weight) if isinstance(weight, Mapping) else {REST: weight}
     for prefix, value in table.items():
-        _check(name, prefix, value, places)
-    return {place: _weight_at(name, place, table) for place in places}
+        check_weight(name, prefix, value, places)
+    return {place: float(table[prefix_at(name, place, table)]) for place in places}
 
 
-def _check(name: str, prefix: str, value: float, places: list[str]) -> None:
+def check_weight(name: str, prefix: str, value: float, places: list[str]) -> None:
+    """Raise AdapterError for a prefix that covers none of an adapter's places, or a weight that is not finite."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise AdapterError(f"Adapter '{name}': the weight of '{prefix}' is {value!r}; give a finite number.")
-    if prefix != REST and not any(_covers(prefix, place) for place in places):
+    if prefix != REST and not any(covers(prefix, place) for place in places):
         prefixes = {".".join(place.split(".")[:end]) for place in places for end in range(1, place.count(".") + 2)}
         parts = ", ".join(sorted({place.partition(".")[0] for place in places}))
         raise AdapterError(
@@ -62,15 +63,21 @@ def _check(name: str, prefix: str, value: float, places: list[str]) -> None:
         )
 
 
-def _weight_at(name: str, place: str, table: Mapping[str, float]) -> float:
-    covering = [prefix for prefix in table if _covers(prefix, place)]
+def prefix_at(name: str, place: str, table: Mapping[str, object]) -> str:
+    """Return the key of a table of weights that says how strong an adapter is at a place: the longest that covers it.
+
+    Raises:
+        AdapterError: there is none, and no "*" either.
+    """
+    covering = [prefix for prefix in table if covers(prefix, place)]
     if covering:
-        return float(table[max(covering, key=len)])
+        return max(covering, key=len)
     if REST in table:
-        return float(table[REST])
+        return REST
     part = place.partition(".")[0]
     raise AdapterError(f"Adapter '{name}': no weight for '{place}'; add '{part}' or '{REST}' for all the rest.")
 
 
-def _covers(prefix: str, place: str) -> bool:
+def covers(prefix: str, place: str) -> bool:
+    """Whether a dotted prefix is a place or a part of the model that it is in."""
     return place == prefix or place.startswith(prefix + ".")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visionpeft.cli.show import Command, as_json, here, inline, number_of, rows
+from visionpeft.cli.show import Command, as_json, here, inline, rows
 
 if TYPE_CHECKING:
     from visionpeft.adapters.archive import Adapter
@@ -67,31 +67,57 @@ def _export_onnx(file: Path, output: Path | None, base: str | None, *, json: boo
 
 
 def blend(
-    adapters: Annotated[list[str], typer.Argument(metavar="FILE[=WEIGHT]", help="Adapters; a weight is 1 by default.")],
+    adapters: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE[=WEIGHT]",
+            help="Adapters; a weight is 0.8, over the depth [0,1,0], or by part: unet:0.8,unet.up_blocks:[0,1],*:0.",
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="File to write.")],
     method: Annotated[
-        str, typer.Option(help="cat: exact, ranks add up; svd: cut to --rank; linear: weighted mean of equal ranks.")
+        str, typer.Option(help="cat, linear, svd, ties, dare, dare_ties, della, slerp, orthogonal, subtract, …")
     ] = "cat",
-    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the result, for svd.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the result at most.")] = None,
+    energy: Annotated[float | None, typer.Option(help="Share of each layer to keep, in (0, 1].")] = None,
+    base: Annotated[str | None, typer.Option(help="The base model; DoRA, OFT and (IA)3 need it.")] = None,
+    set: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="What the method takes: density=0.3, side=out.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="For methods that draw at random.")] = 0,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write how they interfere beside it: .interference.json and .png.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Blend adapters of one base into one file."""
-    from visionpeft.adapters.archive import Adapter
     from visionpeft.adapters.blend import blend as blended
+    from visionpeft.cli.blending import options_of, parts_of, written_report
+    from visionpeft.files.bases import weights_of
 
-    parts: dict[str, tuple[Adapter, float]] = {}
-    for text in adapters:
-        path, weight = weighted(text)
-        name = path.name.removesuffix(".safetensors")
-        parts[name if name not in parts else f"{name}-{len(parts)}"] = (Adapter.load(path), weight)
-    target = _free(output)
-    blended(parts, method=method, rank=rank, seed=seed).save(target)
-    answer = {"file": here(target), "method": method, "parts": {name: weight for name, (_, weight) in parts.items()}}
+    parts, options, target = parts_of(adapters), options_of(set or ()), _free(output)
+    weights = weights_of(_base(base))
+    made = blended(parts, method, rank, seed, energy=energy, base=weights, **options)
+    made.save(target)
+    answer = {
+        "file": here(target),
+        "method": method,
+        "parts": {name: weight for name, (_, weight) in parts.items()},
+        "energy_kept": float(made.metadata.extra.get("blend_energy_kept", "1")),
+    }
+    if report:
+        answer |= written_report(parts, target, rank or max(spec_rank(made), 1), method, seed, weights)
     if json:
         as_json(answer)
     else:
-        rows({"written": answer["file"], "parts": ", ".join(f"{n}={w:g}" for n, (_, w) in parts.items())})
+        told = ", ".join(f"{name}={inline(weight)}" for name, (_, weight) in parts.items())
+        rows({"written": answer["file"], "parts": told, "energy kept": f"{answer['energy_kept']:.4f}"})
+        rows({name: answer[name] for name in ("advice", "map") if name in answer})
+
+
+def spec_rank(adapter: Adapter) -> int:
+    """The largest rank of an adapter's components."""
+    return max((getattr(spec, "rank", 1) for spec in adapter.specs.values()), default=1)
 
 
 def inspect(file: File, json: Json = False) -> None:
@@ -105,16 +131,18 @@ def inspect(file: File, json: Json = False) -> None:
         rows({name: inline(value) for name, value in facts.items()})
 
 
-def weighted(text: str) -> tuple[Path, float]:
-    """``"a.safetensors=0.7"`` as a path and a weight; 1 where none is given.
+def weighted(text: str) -> tuple[Path, Any]:
+    """``"a.safetensors=0.7"`` as a path and a weight, which may be a gradient or a table; 1 where none is given.
 
     Raises:
-        ConfigError: what follows the ``=`` is no finite number.
+        ConfigError: what follows the ``=`` is no weight.
     """
-    path, equals, number = text.rpartition("=")
+    from visionpeft.cli.blending import weight_of
+
+    path, equals, weight = text.rpartition("=")
     if not equals or Path(text).exists():
         return Path(text), 1.0
-    return Path(path), number_of(number, text, path)
+    return Path(path), weight_of(weight, text, path)
 
 
 def _base(ref: str | None) -> Any:
