@@ -14,6 +14,9 @@ from visionpeft.errors import FileFormatError
 REAL = Path("/work/shared/data/loras")
 QUERY = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 PLACE = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+OLD = PLACE.replace(".to_q", ".processor.to_q_lora")
+NATIVE = PLACE.replace("unet.mid_block.attentions.0", "diffusion_model.middle_block.1")
+FUSED = ("lora_unet_double_blocks_0_img_attn_qkv", "diffusion_model.double_blocks.0.img_attn.qkv")
 GENERATOR = torch.Generator().manual_seed(3)
 
 
@@ -53,9 +56,9 @@ def test_real_files_are_inspected_and_read(name, tokens):
     [
         f"{PLACE}.lora_A.weight|{PLACE}.lora_B.weight",
         f"{PLACE}.lora.down.weight|{PLACE}.lora.up.weight",
-        f"{PLACE.replace('.to_q', '.processor.to_q_lora')}.down.weight|{PLACE.replace('.to_q', '.processor.to_q_lora')}.up.weight",
+        f"{OLD}.down.weight|{OLD}.up.weight",
         f"base_model.model.{PLACE[5:]}.lora_A.weight|base_model.model.{PLACE[5:]}.lora_B.weight",
-        f"diffusion_model.middle_block.1{PLACE[27:]}.lora_A.weight|diffusion_model.middle_block.1{PLACE[27:]}.lora_B.weight",
+        f"{NATIVE}.lora_A.weight|{NATIVE}.lora_B.weight",
     ],
 )
 def test_every_naming_is_the_same_module(tmp_path, name):

@@ -294,7 +294,7 @@ def _by_width(shapes: Shapes) -> str:
                 widths.add(shape[1])
             elif "self_attn" in module:
                 texts.add(shape[1])
-        if suffix == "lora_down.weight" and ":" in name:
+        if re.fullmatch(r"text_encoder:\d+:down", name) and len(shape) == 2:
             texts.add(shape[1])
     if len(widths) == 1:
         return _WIDTHS.get(widths.pop(), "")
