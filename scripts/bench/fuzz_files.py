@@ -79,9 +79,7 @@ def _changed(header: dict[str, object], draw: random.Random) -> None:
 def _renamed(header: dict[str, object], draw: random.Random) -> None:
     name = draw.choice(list(header))
     place = draw.randrange(len(name) + 1)
-    piece = draw.choice(
-        ("", "9" * 5000, ".", "_", "\ud800", "_0_", "lora_te1_", ".alpha", "diff", ":", "\u00b2", "x" * 3000)
-    )
+    piece = draw.choice(("", "9" * 5000, ".", "_", "\ud800", "lora_te1_", ".alpha", "diff", ":", "x" * 3000))
     header[name[:place] + piece + name[place + draw.randrange(4) :]] = header.pop(name)
 
 
@@ -114,7 +112,7 @@ def _outcome(look: object, path: Path, number: int) -> str:
         look(path)  # type: ignore[operator]
     except VisionPeftError:
         return f"{name}: refused"
-    except Exception as error:  # what this looks for
+    except Exception as error:  # noqa: BLE001 (what this looks for)
         print(f"case {number}: {name}: {type(error).__name__}: {str(error)[:200]!a}", flush=True)
         return f"CRASH {name} {type(error).__name__}"
     return f"{name}: accepted"

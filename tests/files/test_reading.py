@@ -11,7 +11,7 @@ from visionpeft import files, safefile
 from visionpeft.adapters import algebra
 from visionpeft.errors import FileFormatError
 
-REAL = Path("/work/shared/data/loras")
+REAL = next((p for up in Path(__file__).parents if (p := up / "shared" / "data" / "loras").is_dir()), Path("loras"))
 QUERY = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 PLACE = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 OLD = PLACE.replace(".to_q", ".processor.to_q_lora")

@@ -118,7 +118,7 @@ def _components(parsed: Parsed, tensors: Mapping[str, Tensor]) -> dict[str, dict
 
 
 def _block(place: str) -> str:
-    found = re.match(r"(.*?(?:blocks|layers|block)\.\d+|unet\.mid_block)(\.|$)", place)
+    found = re.match(r"(unet\.mid_block|.*?(?:blocks|layers|block)\.\d+)(\.|$)", place)
     return found[1] if found else place.rpartition(".")[0] or place
 
 
@@ -134,7 +134,7 @@ def _blocks(parsed: Parsed, tensors: Mapping[str, Tensor]) -> dict[str, dict[str
         block: {
             "modules": row["modules"],
             "ranks": sorted(row["ranks"]),
-            "norm": None if row["squares"] is None else sqrt(row["squares"]),
+            "norm": None if row["squares"] is None else float(f"{sqrt(row['squares']):.6g}"),
         }
         for block, row in table.items()
     }
