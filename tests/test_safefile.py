@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -225,3 +226,23 @@ def test_a_killed_writer_leaves_no_whole_looking_file(tmp_path):
     code += "def p():\n yield b'x'*10\n os.kill(os.getpid(), 9)\nsafefile.write_atomically(sys.argv[1], p())\n"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=False, cwd=Path(__file__).parents[1])
     assert not (tmp_path / "a").exists()
+
+
+NAMES = st.sampled_from(["lora_unet_conv_in.lora_up.weight", "lora_unet_conv_in.alpha", "unet.conv_in.lora_A.weight"])
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+)
+
+
+@RELAXED
+@given(st.dictionaries(NAMES | st.text(max_size=12), JUNK | st.just(entry()), max_size=4), st.binary(max_size=16))
+def test_hostile_headers_never_crash_reading_or_inspection(tmp_path, header, data):
+    from visionpeft import files
+    from visionpeft.errors import VisionPeftError
+
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(blob(json.dumps(header).encode("utf-8", "surrogatepass"), data))
+    for look in (files.read, files.inspect):
+        with suppress(VisionPeftError):
+            look(path)

@@ -10,10 +10,19 @@ import torch
 
 from tests.files.support import PIPELINES, bench, weights
 from visionpeft.errors import FileFormatError
-from visionpeft.files.names import Blocks, canonical_place, dotted, kohya_name, original_name
+from visionpeft.files.layout import where
+from visionpeft.files.names import Blocks, dotted, kohya_name, original_name
 from visionpeft.files.readers.rules import Model
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "kohya_names.json").read_text())
+
+
+def canonical_place(name, blocks):
+    """Where a flat name stands, or None."""
+    found = where(name, "", blocks)
+    return found and found.places[0]
+
+
 PAIRS = [(family, place, name) for family, table in GOLDEN.items() for place, name in table.items()]
 
 

@@ -50,7 +50,13 @@ def test_lycoris_methods_apply_where_programs_have_them(tmp_path, method):
     fine = {name for name, one in proof.programs.items() if one.ok}
     assert fine >= {"ComfyUI", "AUTOMATIC1111", "Forge"}
     assert not proof.programs["diffusers"].accepted
-    assert not proof.ok
+    assert proof.ok
+    assert files.check_target(proof, "comfyui").ok
+    with pytest.raises(AdapterError, match="refuses"):
+        files.check_target(proof, "diffusers")
+    assert not files.check_target(proof, "diffusers", anyway=True).ok
+    with pytest.raises(AdapterError, match="ComfyUI"):
+        files.check_target(proof, "comfyuy")
 
 
 def test_the_truth_about_dora_is_told(tmp_path):

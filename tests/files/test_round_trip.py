@@ -161,7 +161,7 @@ def test_a_file_of_no_known_kind_says_what_was_seen(tmp_path):
     [
         (lambda t: t.pop("lora_unet_conv_in.lora_up.weight"), "lacks lora_up"),
         (lambda t: t.update({"lora_unet_conv_in.strange": torch.zeros(1)}), "strange"),
-        (lambda t: t.update({"bundle_emb.word.emb_params": torch.zeros(1)}), "does not belong"),
+        (lambda t: t.update({"other_model.emb": torch.zeros(1)}), "does not belong"),
         (lambda t: t.update({"lora_unet_nowhere.lora_up.weight": torch.zeros(1)}), "nowhere"),
         (lambda t: t.update({"lora_unet_conv_in.alpha": torch.tensor(float("nan"))}), "alpha"),
         (lambda t: t.update({"lora_unet_conv_in.lora_up.weight": torch.zeros(8, 9, 1, 1)}), "do not fit"),

@@ -121,14 +121,20 @@ def spec_rank(adapter: Adapter) -> int:
 
 
 def inspect(file: File, json: Json = False) -> None:
-    """Say what an adapter file is: its program, base, method, ranks, modules and metadata."""
+    """Say what an adapter file is: layout, base, methods, blocks, words, what is unusual, and who can use it."""
     from visionpeft.files import inspect as look
 
     facts = look(file)
     if json:
         as_json(facts)
     else:
-        rows({name: inline(value) for name, value in facts.items()})
+        rows({name: inline(value) for name, value in facts.items() if name not in ("blocks", "programs", "unusual")})
+        for part in ("blocks", "programs"):
+            if facts.get(part):
+                typer.echo(part)
+                rows({name: inline(value) for name, value in facts[part].items()}, indent=2)
+        for note in facts.get("unusual", ()):
+            typer.echo(f"note: {note}")
 
 
 def weighted(text: str) -> tuple[Path, Any]:

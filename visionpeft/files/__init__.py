@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from visionpeft import safefile
-from visionpeft.adapters import algebra
-from visionpeft.adapters.archive import Adapter
-from visionpeft.adapters.spec import RankSpec, rank_of
-from visionpeft.errors import FileFormatError, OutputError, did_you_mean
+from visionpeft.adapters.archive import HEADER, Adapter
+from visionpeft.errors import AdapterError, FileFormatError, OutputError, did_you_mean
 from visionpeft.files.bases import facts_of_base, family_of, weights_of
 from visionpeft.files.embeddings import write_words
 from visionpeft.files.formats import FORMATS, Format, Job
+from visionpeft.files.inspection import inspect
+from visionpeft.files.layout import Parsed, parse
 from visionpeft.files.proof import ProgramProof, Proof, prove_file
+from visionpeft.files.reading import read_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from visionpeft.models.base import Base
 
-__all__ = ["FORMATS", "ProgramProof", "Proof", "export", "inspect", "prove", "read"]
+__all__ = ["FORMATS", "ProgramProof", "Proof", "check_target", "export", "inspect", "prove", "read"]
 
 
 def export(
@@ -42,7 +42,7 @@ def export(
     Args:
         adapter: what is written.
         path: the file; it ends in ".safetensors".
-        format: a name of ``FORMATS``: "native", "kohya" or "diffusers".
+        format: a name of ``FORMATS``: "native", "kohya", "lycoris" or "diffusers".
         base: the base model, or its weights by "component.path": shapes are then checked strictly.
         dtype: "float16", "bfloat16" or "float32"; the native file keeps its own.
         metadata: ModelSpec entries ("description", "author", "date", …); the same input gives the same bytes.
@@ -58,27 +58,33 @@ def export(
         return adapter.save(path)
     weights, family = weights_of(base), family_of(adapter, base)
     given = facts_of_base(base) | dict(metadata or {})
-    job = Job(adapter, family, dtype, weights, path.name.split(".")[0], given)
+    job = Job(adapter, family, dtype, weights, path.name.split(".")[0], given, format)
     tensors, header = chosen.write(job)
     write_words(adapter, family, path, dtype, overwrite=overwrite)
     safefile.save(path, tensors, header)
     return path
 
 
-def read(path: str | Path) -> Adapter:
-    """Read an adapter from a file of any known format, recognised by its content.
+def read(path: str | Path, base: Base | Mapping[str, Tensor] | None = None) -> Adapter:
+    """Read an adapter from a file of any known layout, recognised by its content.
+
+    Args:
+        path: a safetensors file of this program, kohya's trainers, LyCORIS, diffusers (old and new), peft,
+            cloneofsimo's, or of Flux and SD 3 in any of these.
+        base: the base model, or its weights by "component.path": what is a function of them (OFT, BOFT, (IA)³, DoRA by
+            input) is read with it, as whole differences.
 
     Raises:
-        FileFormatError: no safetensors file, or none of a known format; the message says what was seen.
+        FileFormatError: no safetensors file, none of a known layout, not whole, or one that needs the base; the message
+            names the file and what was seen.
     """
     path = Path(path)
     header = safefile.read_header(path)
-    chosen = _recognised(path, header)
+    if HEADER in header.metadata:
+        return Adapter.load(path)
+    parsed = _recognised(path, header)
     tensors, metadata = safefile.load(path)
-    try:
-        return chosen.read(path, tensors, metadata)
-    except FileFormatError as error:
-        raise FileFormatError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    return read_file(path, parsed, tensors, metadata, weights_of(base))
 
 
 def prove(path: str | Path, adapter: Adapter, base: Base | Mapping[str, Tensor] | None = None) -> Proof:
@@ -89,40 +95,35 @@ def prove(path: str | Path, adapter: Adapter, base: Base | Mapping[str, Tensor] 
         FileFormatError: the file is no whole safetensors file of a known format.
     """
     path = Path(path)
-    chosen = _recognised(path, safefile.read_header(path))
-    return prove_file(path, adapter, family_of(adapter, base), weights_of(base), chosen.programs)
+    header = safefile.read_header(path)
+    layout = "native" if HEADER in header.metadata else _recognised(path, header).layout
+    programs = FORMATS[layout].programs if layout in FORMATS else ()
+    return prove_file(path, adapter, family_of(adapter, base), weights_of(base), programs)
 
 
-def inspect(path: str | Path) -> dict[str, Any]:
-    """Say what a LoRA file is: format, family, methods, modules, ranks, trigger words, metadata.
+def check_target(proof: Proof, target: str, *, anyway: bool = False) -> ProgramProof:
+    """Return what one program makes of a written file, and refuse one that it would not read as a whole.
+
+    Args:
+        proof: of the file.
+        target: the program's name, in any case: "comfyui", "AUTOMATIC1111", "forge", "invokeai", "diffusers".
+        anyway: accept a file that the program reads in part or wrongly.
 
     Raises:
-        FileFormatError: see ``read``.
+        AdapterError: no such program, or it would read the file in part, wrongly, or not at all.
     """
-    path = Path(path)
-    header = safefile.read_header(path)
-    chosen = _recognised(path, header)
-    adapter = read(path)
-    return {
-        "file": str(path),
-        "bytes": path.stat().st_size,
-        "format": chosen.name,
-        "family": adapter.metadata.family or None,
-        "base": adapter.metadata.base or None,
-        "components": {component: _component(adapter, component) for component in adapter.specs},
-        "dtypes": dict(Counter(entry.dtype for entry in header.tensors.values())),
-        "parameters": sum(tensor.numel() for tensor in adapter.tensors.values()),
-        "trigger_words": list(adapter.metadata.trigger_words),
-        "heads": sorted(adapter.heads),
-        "metadata": dict(header.metadata),
-    }
-
-
-def _component(adapter: Adapter, component: str) -> dict[str, Any]:
-    spec = adapter.specs[component]
-    places = [place.partition(".")[2] for place in algebra.modules(adapter) if place.startswith(f"{component}.")]
-    ranks = Counter(rank_of(spec, path) for path in places) if isinstance(spec, RankSpec) else Counter[int]()
-    return {"method": spec.method, "modules": len(places), "ranks": {str(rank): n for rank, n in sorted(ranks.items())}}
+    names = {name.lower(): name for name in proof.programs}
+    name = names.get(target.lower())
+    if name is None:
+        raise AdapterError(
+            f"no program '{target}': one of {', '.join(proof.programs)}.{did_you_mean(target.lower(), names)}"
+        )
+    found = proof.programs[name]
+    if not found.ok and not anyway:
+        raise AdapterError(
+            f"{found}. Convert the adapter with adapter.to_lora(rank=…, base=…), choose another format, or say anyway"
+        )
+    return found
 
 
 def _format(name: str) -> Format:
@@ -139,10 +140,10 @@ def _writable(path: Path, *, overwrite: bool) -> Path:
     return path
 
 
-def _recognised(path: Path, header: safefile.Header) -> Format:
-    names = list(header.tensors)
-    for candidate in FORMATS.values():
-        if candidate.recognises(names, header.metadata):
-            return candidate
-    seen = ", ".join(names[:3]) + (" …" if len(names) > 3 else "") if names else "no tensors at all"
-    raise FileFormatError(f"{path} is no adapter file of a known kind ({', '.join(FORMATS)}): it holds {seen}")
+def _recognised(path: Path, header: safefile.Header) -> Parsed:
+    parsed = parse({name: entry.shape for name, entry in header.tensors.items()}, header.metadata)
+    if parsed is None:
+        names = list(header.tensors)
+        seen = ", ".join(name[:80] for name in names[:3]) + (" …" if len(names) > 3 else "") if names else "no tensors"
+        raise FileFormatError(f"{path} is no adapter file of a known kind: it holds {seen}")
+    return parsed

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from visionpeft.adapters.algebra import delta
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
-from visionpeft.adapters.spec import AdapterSpec, read_spec
+from visionpeft.adapters.spec import AdapterSpec, FullSpec, read_spec
 from visionpeft.errors import FileFormatError
 from visionpeft.files.names import kernel
 
@@ -20,7 +21,7 @@ class Module:
     """One module as a file has it.
 
     Attributes:
-        method: "lora", "dora", "loha" or "lokr".
+        method: "lora", "dora", "loha", "lokr" or "full".
         parts: its parameters under this package's names.
         rank: what alpha is divided by.
         alpha: numerator of the scale.
@@ -37,37 +38,69 @@ class Module:
 def assemble(modules: Mapping[str, Module], metadata: AdapterMetadata, heads: Mapping[str, Tensor]) -> Adapter:
     """Build the adapter of a file's modules ("component.path" -> module).
 
-    Raises:
-        FileFormatError: a component mixes methods; one adapter has one method a component.
+    An adapter has one method a component; where a file mixes them, its modules become whole differences (full tuning).
     """
     components: dict[str, dict[str, Module]] = {}
     for place in sorted(modules):
         component, _, path = place.partition(".")
         components.setdefault(component, {})[path] = modules[place]
-    specs = {component: _spec(component, found, metadata.family) for component, found in components.items()}
-    tensors = {f"{place}.{name}": t for place, module in modules.items() for name, t in sorted(module.parts.items())}
+    specs: dict[str, AdapterSpec] = {}
+    tensors: dict[str, Tensor] = {}
+    for component, mixed in components.items():
+        found = _of_one_method(component, mixed, metadata.family)
+        specs[component] = _spec(found, metadata.family)
+        for path, module in found.items():
+            tensors |= {f"{component}.{path}.{name}": tensor for name, tensor in sorted(module.parts.items())}
     return Adapter(specs, tensors, heads, metadata)
 
 
-def _spec(component: str, modules: Mapping[str, Module], family: str) -> AdapterSpec:
+def _of_one_method(component: str, modules: Mapping[str, Module], family: str) -> Mapping[str, Module]:
     methods = sorted({module.method for module in modules.values()})
-    if len(methods) > 1:
-        raise FileFormatError(f"the file mixes {' and '.join(methods)} in {component}; such files are not read yet")
+    if len(methods) == 1:
+        return modules
+    if "dora" in methods:
+        raise FileFormatError(
+            f"the file mixes {' and '.join(methods)} in {component}: DoRA must stand alone in a component"
+        )
+    whole = {path: dense(module, path, family) for path, module in modules.items() if module.method != "full"}
+    return {
+        path: Module("full", {"weight.diff": whole[path]}, 1, 1.0) if path in whole else module
+        for path, module in modules.items()
+    }
+
+
+def dense(module: Module, path: str, family: str) -> Tensor:
+    """A low-rank module's ΔW in its weight's shape, as the path tells it for LoHa and LoKr."""
+    size = kernel(path, family)
+    kernels = {"kernels": {path: size}} if size and module.method in ("loha", "lokr") else {}
+    values = {"method": module.method, "targets": (path,), "rank": module.rank, "alpha": module.alpha}
+    return delta(read_spec({**values, **kernels, **module.settings}), module.parts, path=path)
+
+
+def _spec(modules: Mapping[str, Module], family: str) -> AdapterSpec:
+    method = next(iter(modules.values())).method
+    if method == "full":
+        others = tuple(sorted(path for path, module in modules.items() if not _is_layer(module)))
+        return FullSpec(targets=tuple(sorted(modules)), others=others)
     rank = Counter(module.rank for module in modules.values()).most_common(1)[0][0]
     alpha = Counter(module.alpha for module in modules.values()).most_common(1)[0][0]
     first = next(iter(modules.values()))
     return read_spec(
         {
-            "method": methods[0],
+            "method": method,
             "targets": tuple(sorted(modules)),
             "rank": rank,
             "alpha": alpha,
             "rank_pattern": {path: m.rank for path, m in modules.items() if m.rank != rank},
             "alpha_pattern": {path: m.alpha for path, m in modules.items() if m.alpha != alpha},
-            **(_kernels(modules, family) if methods[0] in ("loha", "lokr") else {}),
+            **(_kernels(modules, family) if method in ("loha", "lokr") else {}),
             **first.settings,
         }
     )
+
+
+def _is_layer(module: Module) -> bool:
+    return "weight.diff" in module.parts and module.parts["weight.diff"].ndim > 1
 
 
 def _kernels(modules: Mapping[str, Module], family: str) -> dict[str, dict[str, tuple[int, int]]]:

@@ -17,21 +17,12 @@ from visionpeft.adapters import algebra
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import AdapterSpec, DoraSpec, LoraSpec, RsLoraSpec
 from visionpeft.errors import AdapterError, FileFormatError
-from visionpeft.files.assemble import Module, assemble
 from visionpeft.files.checks import check_fits, narrowed
-from visionpeft.files.metadata import read_metadata
 
 HEADER = "lora_adapter_metadata"
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 METHODS = ("lora", "rslora", "dora")
 MAGNITUDE = "lora_magnitude_vector.weight"  # with ".weight": transformers' loader of text encoders ignores it without
-
-_SUFFIXES = {
-    ".lora_A.weight": "lora_A.weight", ".lora_B.weight": "lora_B.weight",
-    ".lora.down.weight": "lora_A.weight", ".lora.up.weight": "lora_B.weight",
-    ".lora_linear_layer.down.weight": "lora_A.weight", ".lora_linear_layer.up.weight": "lora_B.weight",
-    ".lora_magnitude_vector.weight": "lora_magnitude_vector", ".lora_magnitude_vector": "lora_magnitude_vector",
-}  # fmt: skip
 
 
 def write(adapter: Adapter, *, dtype: str, weights: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -104,53 +95,12 @@ def _pattern(component: str, path: str) -> str:
     return f"^{path}" if component == "unet" else _ending(component, path)
 
 
-def recognises(names: list[str]) -> bool:
-    """Whether a file's tensor names are diffusers'."""
-    return any(name.startswith(tuple(f"{c}." for c in COMPONENTS)) for name in names)
-
-
-def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Adapter:
-    """Build the adapter of a diffusers LoRA file, old (``lora.down``) or new (``lora_A``).
+def settings_of(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The header's settings by "component.name".
 
     Raises:
-        FileFormatError: names that the layout does not have, missing factors, or a damaged header entry.
+        FileFormatError: the entry is no table.
     """
-    settings = _settings(metadata)
-    grouped = _grouped(tensors)
-    modules: dict[str, Module] = {}
-    for place, parts in grouped.items():
-        if not {"lora_A.weight", "lora_B.weight"} <= set(parts):
-            raise FileFormatError(f"'{place}' lacks one of its factors: the file is not whole")
-        check_fits(place, parts, None)
-        rank = parts["lora_A.weight"].shape[0]
-        method = "dora" if "lora_magnitude_vector" in parts else "lora"
-        modules[place] = Module(method, parts, rank, rank * _scale(place, rank, settings))
-    return assemble(modules, read_metadata(_known(metadata), _family(grouped)), {})
-
-
-def _known(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in metadata.items() if name not in (HEADER, "format")}
-
-
-def _grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    grouped: dict[str, dict[str, Tensor]] = {}
-    for name in sorted(tensors):
-        suffix = next((s for s in _SUFFIXES if name.endswith(s)), None)
-        if suffix is None or not name.startswith(tuple(f"{c}." for c in COMPONENTS)):
-            raise FileFormatError(f"'{name}' does not belong into a diffusers LoRA file")
-        place = _canonical(name.removesuffix(suffix))
-        grouped.setdefault(place, {})[_SUFFIXES[suffix]] = tensors[name]
-    return grouped
-
-
-def _canonical(place: str) -> str:
-    component, _, path = place.partition(".")
-    if component != "unet" and path.startswith("encoder."):
-        path = f"text_model.{path}"
-    return f"{component}.{path}"
-
-
-def _settings(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         settings = json.loads(metadata.get(HEADER, "{}"))
     except (ValueError, RecursionError) as error:
@@ -160,12 +110,16 @@ def _settings(metadata: Mapping[str, str]) -> dict[str, Any]:
     return settings
 
 
-def _scale(place: str, rank: int, settings: Mapping[str, Any]) -> float:
-    """The scale that peft would apply: 1 without settings, otherwise from alpha, its pattern, and rsLoRA's root."""
+def scale_in_header(place: str, rank: int, settings: Mapping[str, Any]) -> float:
+    """The scale that peft would apply: 1 without settings, otherwise from alpha, its pattern, and rsLoRA's root.
+
+    Raises:
+        FileFormatError: an alpha that no scale can be made of.
+    """
     component, _, path = place.partition(".")
     name = _ending(component, path)
     alpha = _matching(settings.get(f"{component}.alpha_pattern"), name, settings.get(f"{component}.lora_alpha", rank))
-    if not isinstance(alpha, int | float) or not 0 < alpha <= 65536:
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= 65536:
         raise FileFormatError(
             f"the header entry {HEADER} gives '{place}' the alpha {alpha!r}: no scale can be made of it"
         )
@@ -180,10 +134,3 @@ def _matching(patterns: Any, name: str, default: Any) -> Any:
         if name == plain or name.endswith(f".{plain}"):
             return value
     return default
-
-
-def _family(places: Mapping[str, Mapping[str, Tensor]]) -> str:
-    if any(place.startswith("text_encoder_2.") for place in places):
-        return "sdxl"
-    widths = {p["lora_A.weight"].shape[1] for place, p in places.items() if place.endswith("attn2.to_k")}
-    return {768: "sd1", 1024: "sd2", 2048: "sdxl"}.get(widths.pop(), "") if len(widths) == 1 else ""

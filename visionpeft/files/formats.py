@@ -1,20 +1,18 @@
-"""The file formats, one row each: how it is recognised, read and written, and for which programs it is meant."""
+"""The file formats, one row each: how it is written, and for which programs it is meant."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
-from visionpeft.adapters.archive import HEADER, Adapter
+from visionpeft.adapters.archive import Adapter
 from visionpeft.files import diffusers_layout, kohya
 from visionpeft.files.metadata import hashes, kohya_metadata, modelspec
-from visionpeft.files.names import Blocks
+from visionpeft.files.names import STRUCTURE, Blocks
 
 Tensors = Mapping[str, Tensor]
-Header = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,7 @@ class Job:
         weights: the base's weights ("component.path" -> weight), to check shapes and to name blocks; or None.
         title: what the file is called.
         given: ModelSpec entries of the caller.
+        format: the format's name.
     """
 
     adapter: Adapter
@@ -36,6 +35,7 @@ class Job:
     weights: Tensors | None
     title: str
     given: Mapping[str, str]
+    format: str
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,21 @@ class Format:
         name: what users call it.
         methods: adapter methods that it can express; empty for all.
         programs: programs that it is written for.
-        recognises: whether tensor names and header are of this format.
-        read: the adapter of a file.
-        write: tensors and header of a job.
+        write: tensors and header of a job; None for the native file.
     """
 
     name: str
     methods: tuple[str, ...]
     programs: tuple[str, ...]
-    recognises: Callable[[list[str], Header], bool]
-    read: Callable[[Path, Tensors, Header], Adapter]
     write: Callable[[Job], tuple[dict[str, Tensor], dict[str, str]]] | None
 
 
 def _write_kohya(job: Job) -> tuple[dict[str, Tensor], dict[str, str]]:
-    tensors = kohya.write(job.adapter, job.family, dtype=job.dtype, weights=job.weights)
+    tensors = kohya.write(job.adapter, job.family, dtype=job.dtype, weights=job.weights, whole=job.format == "lycoris")
     prediction = job.given.get("prediction_type") or job.adapter.metadata.extra.get("prediction_type", "")
     header = _foreign(job.adapter) | kohya_metadata(job.adapter, job.family, prediction)
     blocks = Blocks.of(job.weights or ())
-    header |= {kohya.STRUCTURE: str(blocks)} if job.family == "sdxl" and blocks.layers != Blocks().layers else {}
+    header |= {STRUCTURE: str(blocks)} if job.family == "sdxl" and blocks.layers != Blocks().layers else {}
     header |= {"ss_sd_model_name": job.adapter.metadata.base} if job.adapter.metadata.base else {}
     header |= modelspec(job.adapter, job.family, job.title, job.given)
     return tensors, header | hashes(tensors, header)
@@ -84,30 +80,20 @@ def _foreign(adapter: Adapter) -> dict[str, str]:
 FORMATS = {
     row.name: row
     for row in (
+        Format("native", methods=(), programs=(), write=None),
         Format(
-            name="native",
-            methods=(),
-            programs=(),
-            recognises=lambda names, header: HEADER in header,
-            read=lambda path, tensors, header: Adapter.load(path),
-            write=None,
-        ),
-        Format(
-            name="kohya",
+            "kohya",
             methods=kohya.METHODS,
             programs=("ComfyUI", "AUTOMATIC1111", "Forge", "InvokeAI", "diffusers"),
-            recognises=lambda names, header: kohya.recognises(names),
-            read=lambda path, tensors, header: kohya.read(tensors, header),
             write=_write_kohya,
         ),
         Format(
-            name="diffusers",
-            methods=diffusers_layout.METHODS,
-            programs=("diffusers",),
-            recognises=lambda names, header: diffusers_layout.recognises(names),
-            read=lambda path, tensors, header: diffusers_layout.read(tensors, header),
-            write=_write_diffusers,
+            "lycoris",
+            methods=(*kohya.METHODS, "full"),
+            programs=("ComfyUI", "AUTOMATIC1111", "Forge"),
+            write=_write_kohya,
         ),
+        Format("diffusers", methods=diffusers_layout.METHODS, programs=("diffusers",), write=_write_diffusers),
     )
 }
-"""Name -> format, in the order in which a file is tried against them."""
+"""Name -> format that can be written."""

@@ -26,7 +26,9 @@ WORDS = (
     "norm", "norm1", "norm2", "norm3", "time_emb_proj", "time_embedding", "add_embedding", "linear_1", "linear_2",
     "text_model", "encoder", "layers", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "mlp", "fc1", "fc2",
     "layer_norm1", "layer_norm2", "final_layer_norm", "embeddings", "token_embedding", "position_embedding",
-    "text_projection",
+    "text_projection", "transformer_blocks", "single_transformer_blocks", "add_q_proj", "add_k_proj", "add_v_proj",
+    "to_add_out", "ff_context", "proj_mlp", "attn", "norm1_context", "linear", "norm_out", "x_embedder",
+    "context_embedder", "block", "layer", "SelfAttention", "DenseReluDense", "wi_0", "wi_1", "wo", "q", "k", "v", "o",
 )  # fmt: skip
 """Every part of a canonical path that is no number: enough to put the dots back into a flat name."""
 
@@ -37,6 +39,9 @@ RESNET_PARTS = {
     "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
 }  # fmt: skip
 """Inside a residual block: diffusers' names -> the original code's."""
+
+STRUCTURE = "visionpeft_unet"
+"""Header entry with the UNet's structure, where it is not the published models' and the names depend on it."""
 
 FIXED = {
     "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
@@ -116,7 +121,7 @@ def original_name(path: str, blocks: Blocks) -> str:
     if path in FIXED:
         return FIXED[path]
     side, rest = path.split(".", 1) if "." in path else (path, "")
-    numbers = re.match(r"(?:(\d+)\.)?(attentions|resnets|downsamplers|upsamplers)\.(\d+)\.(.+)$", rest)
+    numbers = re.match(r"(?:(\d{1,4})\.)?(attentions|resnets|downsamplers|upsamplers)\.(\d{1,4})\.(.+)$", rest)
     if side not in ("down_blocks", "mid_block", "up_blocks") or numbers is None:
         raise FileFormatError(f"'unet.{path}' has no name in the original layout of Stable Diffusion's UNet")
     block, kind, place, inner = int(numbers[1] or 0), numbers[2], int(numbers[3]), numbers[4]
@@ -138,28 +143,17 @@ def _original_block(side: str, block: int, kind: str, place: int, blocks: Blocks
     return f"output_blocks.{stride * block + place}.{inside}"
 
 
-def canonical_place(name: str, blocks: Blocks) -> str | None:
-    """Return the "component.path" of kohya's flat name in either naming, or None where it is no such name."""
-    for prefix, component in _COMPONENTS.items():
-        if name.startswith(prefix):
-            path = _canonical_path(name.removeprefix(prefix), blocks)
-            return path and f"{component}.{path}"
-    return None
-
-
-_COMPONENTS = {prefix: component for table in PREFIXES.values() for component, prefix in table.items()}
-
-
 def is_original(name: str) -> bool:
     """Whether a flat name follows the original code's naming of the UNet."""
     flat = name.removeprefix("lora_unet_")
     return flat.startswith(("input_blocks_", "middle_block_", "output_blocks_", "label_emb_", "time_embed_", "out_"))
 
 
-def _canonical_path(flat: str, blocks: Blocks) -> str | None:
+def canonical_path(flat: str, blocks: Blocks) -> str | None:
+    """Return the canonical path of a UNet's flat name in either naming, or None where it is no such name."""
     if flat in _FIXED_NAMES:
         return _FIXED_NAMES[flat]
-    found = re.match(r"(input_blocks|middle_block|output_blocks)_(\d+)_(?:(\d+)_)?(.+)$", flat)
+    found = re.match(r"(input_blocks|middle_block|output_blocks)_(\d{1,4})_(?:(\d{1,4})_)?(.+)$", flat)
     if found is None:
         return dotted(flat)
     if found[1] == "middle_block":  # only one number: what follows may begin with another

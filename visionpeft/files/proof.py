@@ -13,7 +13,7 @@ from torch import Tensor
 from visionpeft import safefile
 from visionpeft.adapters import algebra
 from visionpeft.adapters.archive import Adapter
-from visionpeft.adapters.spec import LoraSpec, RsLoraSpec
+from visionpeft.adapters.spec import FullSpec, LoraSpec, RsLoraSpec
 from visionpeft.errors import AdapterError
 from visionpeft.files.names import Blocks
 from visionpeft.files.readers import PROGRAMS, File, Model, Reading
@@ -123,9 +123,12 @@ def _expected(adapter: Adapter, weights: Mapping[str, Tensor] | None) -> Iterato
             down, up = algebra.low_rank(spec, parts, path=path)
             yield place, Product(up.flatten(1), down.flatten(1), 1.0)
             continue
+        if isinstance(spec, FullSpec) and "weight.diff" not in parts:
+            continue
         base = None if weights is None else weights.get(place)
         try:
-            yield place, Whole(algebra.delta(spec, parts, base, path=path).flatten(1))
+            change = algebra.delta(spec, parts, base, path=path)
+            yield place, Whole(change.reshape(change.shape[0], -1))
         except AdapterError as error:
             raise AdapterError(f"{place}: {error}") from error
 

@@ -21,6 +21,7 @@ from visionpeft.files.readers.rules import (
     lokr,
     product,
     scalar,
+    whole,
 )
 
 _KINDS = (
@@ -29,6 +30,7 @@ _KINDS = (
     ("loha", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")),
     ("ia3", ("weight",)),
     ("full", ("diff",)),
+    ("norm", ("w_norm", "b_norm")),
 )
 
 _INSIDE = {
@@ -153,6 +155,8 @@ def _change(kind: str, parts: Parts, shape: tuple[int, int], weight: Tensor | No
         change = loha(parts, 1.0 if alpha is None else alpha / parts["hada_w1_b"].shape[0], shape)
     elif kind == "lokr":
         change = lokr(parts, alpha, shape)
+    elif kind in ("full", "norm"):
+        change = whole(parts["diff" if kind == "full" else "w_norm"].float(), shape)
     if change is None or "dora_scale" not in parts:
         return change
     if weight is None:

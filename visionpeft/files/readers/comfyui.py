@@ -18,6 +18,7 @@ from visionpeft.files.readers.rules import (
     lokr,
     product,
     scalar,
+    whole,
 )
 
 LORA_PAIRS = (
@@ -101,6 +102,7 @@ def _own(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     suffixes = (
         "alpha", "dora_scale", "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
         "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+        "diff", "diff_b", "w_norm", "b_norm",
     )  # fmt: skip
     own = {suffix: tensors[f"{name}.{suffix}"] for suffix in suffixes if f"{name}.{suffix}" in tensors}
     own |= {up: tensors[name + up] for up, _ in LORA_PAIRS if name + up in tensors}
@@ -110,11 +112,14 @@ def _own(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def _lycoris(
     own: Mapping[str, Tensor], name: str, alpha: float | None, shape: tuple[int, int], used: set[str]
 ) -> Change | None:
-    used |= {f"{name}.{suffix}" for suffix in own if suffix.startswith(("hada_", "lokr_"))}
+    used |= {f"{name}.{suffix}" for suffix in own if suffix.startswith(("hada_", "lokr_", "diff", "w_norm", "b_norm"))}
     if "hada_w1_a" in own:
         return loha(own, 1.0 if alpha is None else alpha / own["hada_w1_b"].shape[0], shape)
     if any(suffix.startswith("lokr_") for suffix in own):
         return lokr(own, alpha, shape)
+    for suffix in ("diff", "w_norm"):
+        if suffix in own:
+            return whole(own[suffix].float(), shape)
     return None
 
 

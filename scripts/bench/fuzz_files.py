@@ -1,0 +1,122 @@
+"""Read and inspect spoiled LoRA files: ``python scripts/bench/fuzz_files.py --cases 100000``.
+
+Each case takes a small file of one layout and spoils it: bytes of the header or the length changed, the file cut, a
+name, size or offset of the header replaced. The only answer allowed is an adapter or one of this package's errors,
+within a second. A case depends on the seed and its number alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from visionpeft import files, safefile
+from visionpeft.errors import VisionPeftError
+
+LIMIT = 1.0  # seconds
+_Q = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+_P = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+_LAYOUTS = {
+    "kohya": {f"{_Q}.lora_down.weight": (2, 8), f"{_Q}.lora_up.weight": (8, 2), f"{_Q}.alpha": ()},
+    "tucker": {f"{_Q}.lora_down.weight": (2, 8, 1, 1), f"{_Q}.lora_mid.weight": (2, 2, 3, 3),
+               f"{_Q}.lora_up.weight": (8, 2, 1, 1)},
+    "loha": {f"{_Q}.hada_w{n}_{side}": (8, 2) if side == "a" else (2, 8) for n in "12" for side in "ab"},
+    "lokr": {f"{_Q}.lokr_w1": (2, 2), f"{_Q}.lokr_w2_a": (4, 2), f"{_Q}.lokr_w2_b": (2, 4), f"{_Q}.alpha": ()},
+    "full": {f"{_Q}.diff": (8, 8), f"{_Q}.diff_b": (8,)},
+    "diffusers": {f"{_P}.lora_A.weight": (2, 8), f"{_P}.lora_B.weight": (8, 2)},
+    "cloneofsimo": {"unet:0:down": (2, 8), "unet:0:up": (8, 2), "<s1>": (8,)},
+    "flux": {"transformer.single_transformer_blocks.0.proj_mlp.lora_A.weight": (2, 8),
+             "transformer.single_transformer_blocks.0.proj_mlp.lora_B.weight": (8, 2)},
+}  # fmt: skip
+_STRANGE = (-1, 0, 1, 2**31, 2**63, 10**400, 1.5, True, None, "x", [], {}, [[[[]]]], "\ud800", float("nan"))
+
+
+def seeds() -> list[bytes]:
+    """The whole files that are spoiled."""
+    metadata = {"ss_network_args": '{"factor": "4"}', "modelspec.trigger_phrase": "a, b", "lora_adapter_metadata": "{}"}
+    made = ({name: torch.ones(shape) for name, shape in table.items()} for table in _LAYOUTS.values())
+    return [b"".join(safefile.chunks(tensors, metadata)) for tensors in made]
+
+
+def spoiled(whole: bytes, draw: random.Random) -> bytes:
+    """One spoiled file."""
+    kind = draw.randrange(4)
+    if kind == 0:
+        return whole[: draw.randrange(len(whole))]
+    if kind == 1:
+        data = bytearray(whole)
+        for _ in range(draw.randrange(1, 6)):
+            data[draw.randrange(min(len(data), 700))] = draw.randrange(256)
+        return bytes(data)
+    length = int.from_bytes(whole[:8], "little")
+    header, data = json.loads(whole[8 : 8 + length]), whole[8 + length :]
+    (_changed if kind == 2 else _renamed)(header, draw)
+    raw = json.dumps(header).encode("utf-8", "surrogatepass")
+    if draw.random() < 0.1:
+        raw = raw[:-1] + b"," + raw[1:]  # every key twice
+    return len(raw).to_bytes(8, "little") + raw + data
+
+
+def _changed(header: dict[str, object], draw: random.Random) -> None:
+    entry = header[draw.choice(list(header))]
+    if isinstance(entry, dict):
+        field = draw.choice(list(entry))
+        value = entry[field]
+        if isinstance(value, list) and value and draw.random() < 0.7:
+            value[draw.randrange(len(value))] = draw.choice(_STRANGE)
+        else:
+            entry[field] = draw.choice(_STRANGE)
+
+
+def _renamed(header: dict[str, object], draw: random.Random) -> None:
+    name = draw.choice(list(header))
+    place = draw.randrange(len(name) + 1)
+    piece = draw.choice(("", "9" * 5000, ".", "_", "\ud800", "lora_te1_", ".alpha", "diff", ":", "x" * 3000))
+    header[name[:place] + piece + name[place + draw.randrange(4) :]] = header.pop(name)
+
+
+def main() -> int:
+    """Run the cases and print what came out, a line each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    wholes, outcome, slowest = seeds(), Counter[str](), 0.0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.safetensors"
+        for number in range(given.cases):
+            draw = random.Random(f"{given.seed}:{number}")
+            path.write_bytes(spoiled(draw.choice(wholes), draw))
+            start = time.perf_counter()
+            for look in (files.inspect, files.read):
+                outcome[_outcome(look, path, number)] += 1
+            slowest = max(slowest, time.perf_counter() - start)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(f"{given.cases} cases, seed {given.seed}: {dict(outcome)}")
+    print(f"slowest {slowest:.3f} s for both (limit {LIMIT}); peak memory grew by {grown / 1024:.1f} MiB over all")
+    return int(any(name.startswith("CRASH") for name in outcome) or slowest > LIMIT)
+
+
+def _outcome(look: object, path: Path, number: int) -> str:
+    name = getattr(look, "__name__", "")
+    try:
+        look(path)  # type: ignore[operator]
+    except VisionPeftError:
+        return f"{name}: refused"
+    except Exception as error:  # noqa: BLE001 (what this looks for)
+        print(f"case {number}: {name}: {type(error).__name__}: {str(error)[:200]!a}", flush=True)
+        return f"CRASH {name} {type(error).__name__}"
+    return f"{name}: accepted"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

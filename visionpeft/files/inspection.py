@@ -1,0 +1,248 @@
+"""What a LoRA file is, without trusting it or needing its base: contents, what is unusual, and who can use it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visionpeft import safefile
+from visionpeft.adapters import algebra
+from visionpeft.adapters.archive import HEADER, Adapter
+from visionpeft.adapters.spec import RankSpec, rank_of
+from visionpeft.errors import FileFormatError
+from visionpeft.files.layout import Found, Parsed, parse
+from visionpeft.files.names import STRUCTURE, Blocks
+from visionpeft.files.parts import is_dora, kind_of
+from visionpeft.files.readers import PROGRAMS, File, Model
+
+_RANKS = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
+_JUDGED = ("sd1", "sd2", "sdxl")
+
+
+def inspect(path: str | Path) -> dict[str, Any]:
+    """Say what a LoRA file is: layout, family, methods, blocks with ranks and norms, words, metadata, programs.
+
+    Norms are ‖ΔW‖ (Frobenius, scale folded in) of plain LoRA by block; None where ΔW is no product of two factors.
+
+    Raises:
+        FileFormatError: no safetensors file, or none of a known layout.
+    """
+    path = Path(path)
+    header = safefile.read_header(path)
+    common = {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "dtypes": dict(Counter(entry.dtype for entry in header.tensors.values())),
+    }
+    if HEADER in header.metadata:
+        return common | _native(Adapter.load(path), header)
+    parsed = parse({name: entry.shape for name, entry in header.tensors.items()}, header.metadata)
+    if parsed is None:
+        raise FileFormatError(
+            f"{path} is no adapter file of a known kind: it holds {', '.join(list(header.tensors)[:3])}"
+        )
+    tensors, metadata = safefile.load(path)
+    return common | _foreign(parsed, tensors, metadata)
+
+
+def _native(adapter: Adapter, header: safefile.Header) -> dict[str, Any]:
+    return {
+        "format": "native",
+        "family": adapter.metadata.family or None,
+        "base": adapter.metadata.base or None,
+        "components": {component: _component(adapter, component) for component in adapter.specs},
+        "parameters": sum(tensor.numel() for tensor in adapter.tensors.values()),
+        "trigger_words": list(adapter.metadata.trigger_words),
+        "heads": sorted(adapter.heads),
+        "metadata": dict(header.metadata),
+    }
+
+
+def _component(adapter: Adapter, component: str) -> dict[str, Any]:
+    spec = adapter.specs[component]
+    places = [place.partition(".")[2] for place in algebra.modules(adapter) if place.startswith(f"{component}.")]
+    ranks = Counter(rank_of(spec, path) for path in places) if isinstance(spec, RankSpec) else Counter[int]()
+    return {"method": spec.method, "modules": len(places), "ranks": {str(rank): n for rank, n in sorted(ranks.items())}}
+
+
+def _foreign(parsed: Parsed, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:
+    phrase = metadata.get("modelspec.trigger_phrase", "")
+    return {
+        "format": parsed.layout,
+        "family": parsed.family or None,
+        "base": metadata.get("ss_sd_model_name") or None,
+        "components": _components(parsed, tensors),
+        "blocks": _blocks(parsed, tensors),
+        "parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "trigger_words": [*(word.strip() for word in phrase.split(",") if word.strip()), *parsed.words],
+        "heads": sorted(f"{c}.token.{word}" for word, vectors in parsed.words.items() for c in vectors),
+        "unusual": _unusual(parsed, tensors),
+        "programs": _programs(parsed, tensors, metadata),
+        "metadata": dict(metadata),
+    }
+
+
+def _method(found: Found) -> str:
+    kind = kind_of(found.keys)
+    name = "unknown" if kind is None else kind.name
+    return "dora" if is_dora(found.keys) and name == "lora" else name
+
+
+def _rank(found: Found, tensors: Mapping[str, Tensor]) -> int | None:
+    for suffix in _RANKS:
+        if suffix in found.keys and tensors[found.keys[suffix]].ndim:
+            return tensors[found.keys[suffix]].shape[0]
+    return None
+
+
+def _components(parsed: Parsed, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    members: dict[str, list[Found]] = {}
+    for found in parsed.modules:
+        members.setdefault(found.places[0].partition(".")[0], []).append(found)
+    table: dict[str, dict[str, Any]] = {}
+    for component, group in members.items():
+        ranks = Counter(rank for found in group if (rank := _rank(found, tensors)) is not None)
+        table[component] = {
+            "method": "/".join(sorted({_method(found) for found in group})),
+            "modules": len(group),
+            "ranks": {str(rank): count for rank, count in sorted(ranks.items())},
+        }
+    return table
+
+
+def _block(place: str) -> str:
+    found = re.match(r"(unet\.mid_block|.*?(?:blocks|layers|block)\.\d+)(\.|$)", place)
+    return found[1] if found else place.rpartition(".")[0] or place
+
+
+def _blocks(parsed: Parsed, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = {}
+    for found in parsed.modules:
+        row = table.setdefault(_block(found.places[0]), {"modules": 0, "ranks": set[int](), "squares": 0.0})
+        rank, length = _rank(found, tensors), _norm(found, tensors)
+        row["modules"] += 1
+        row["ranks"] |= set() if rank is None else {rank}
+        row["squares"] = None if length is None or row["squares"] is None else row["squares"] + length**2
+    return {
+        block: {
+            "modules": row["modules"],
+            "ranks": sorted(row["ranks"]),
+            "norm": None if row["squares"] is None else float(f"{sqrt(row['squares']):.6g}"),
+        }
+        for block, row in table.items()
+    }
+
+
+def _norm(found: Found, tensors: Mapping[str, Tensor]) -> float | None:
+    """‖scale · B A‖ from small matrices: of the ranks, or the product itself where that is the smaller."""
+    keys = found.keys
+    if not {"lora_down.weight", "lora_up.weight"} <= set(keys) or "lora_mid.weight" in keys:
+        return None
+    up, down = tensors[keys["lora_up.weight"]], tensors[keys["lora_down.weight"]]
+    if min(up.ndim, down.ndim) < 2 or up.flatten(1).shape[1] != down.shape[0] or up.is_complex() or down.is_complex():
+        return None
+    up, down, rank = up.flatten(1).float(), down.flatten(1).float(), down.shape[0]
+    scale = 1.0
+    if "alpha" in keys and tensors[keys["alpha"]].numel() == 1 and rank:
+        scale = float(tensors[keys["alpha"]].float().item()) / rank
+    if rank * rank <= up.shape[0] * down.shape[1]:
+        square = float(((up.T @ up) * (down @ down.T)).sum())
+    else:
+        square = float((up @ down).square().sum())
+    return abs(scale) * sqrt(max(square, 0.0)) if square == square else None
+
+
+def _unusual(parsed: Parsed, tensors: Mapping[str, Tensor]) -> list[str]:
+    """What a user should know, a sentence each."""
+    notes = [f"{reason}" for reason in list(parsed.strange.values())[:5]]
+    if len(parsed.strange) > 5:
+        notes.append(f"{len(parsed.strange) - 5} more names have no place")
+    notes += [f"'{place}' stands in the file under several names" for place in parsed.twice[:3]]
+    other, absent, ranks = 0, 0, set[int]()
+    for found in parsed.modules:
+        kind, rank = kind_of(found.keys), _rank(found, tensors)
+        if kind is None or kind.missing(found.keys):
+            lacks = "a method" if kind is None else kind.missing(found.keys)
+            notes.append(f"'{found.name}' lacks {lacks}: it is not whole")
+        if rank is not None:
+            ranks.add(rank)
+            alpha = tensors[found.keys["alpha"]] if "alpha" in found.keys else None
+            absent += alpha is None
+            other += alpha is not None and alpha.numel() == 1 and float(alpha.float().item()) != rank
+    if absent and absent < len(parsed.modules):
+        notes.append(f"{absent} modules have no alpha: programs differ in what they make of them")
+    if other:
+        notes.append(f"alpha is not the rank in {other} of {len(parsed.modules)} modules: their scale is not 1")
+    if len(ranks) > 1:
+        notes.append(f"ranks are mixed: {', '.join(map(str, sorted(ranks)[:8]))}")
+    based = sorted({kind.name for found in parsed.modules if (kind := kind_of(found.keys)) and kind.base})
+    if based:
+        notes.append(f"{', '.join(based)} are functions of the base's weights: reading them needs base=…")
+    return notes + _values(parsed, tensors)
+
+
+def _values(parsed: Parsed, tensors: Mapping[str, Tensor]) -> list[str]:
+    broken = [
+        name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t.float()).all())
+    ]
+    ends = ("lora_up.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a", "diff")
+    zero = [f.name for f in parsed.modules for end in ends if end in f.keys and not bool(tensors[f.keys[end]].any())]
+    notes = [f"{len(broken)} tensors hold values that are not numbers ('{broken[0]}' …)"] if broken else []
+    return notes + ([f"{len(zero)} modules change nothing: all zero ('{zero[0]}' …)"] if zero else [])
+
+
+def _programs(parsed: Parsed, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """What each program makes of the file over a base with just the file's modules, without computing any ΔW."""
+    if parsed.family not in _JUDGED:
+        return {}
+    shapes = {found.places[0]: shape for found in parsed.modules if (shape := _shape(found, tensors)) is not None}
+    blocks = Blocks.read(metadata.get(STRUCTURE, "")) if STRUCTURE in metadata else None
+    plain = frozenset(() if parsed.family == "sdxl" else {0})
+    model = Model(parsed.family, shapes, None, blocks.layers if blocks else 2, blocks.plain if blocks else plain)
+    light = {name: t if t.numel() <= 1 else t.to("meta") for name, t in tensors.items()}
+    answers: dict[str, str] = {}
+    for name, read in PROGRAMS.items():
+        try:
+            found = read(File(light, metadata), model)
+        except (
+            RuntimeError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            OverflowError,
+            ZeroDivisionError,
+        ):
+            answers[name] = "fails on it"
+            continue
+        if not found.accepted:
+            answers[name] = f"refuses it: {found.notes[0][:160]}"
+        else:
+            answers[name] = f"{len(found.changes)} of {len(parsed.modules)} modules apply"
+            answers[name] += f", {len(found.ignored)} keys ignored" if found.ignored else ""
+            answers[name] += f"; {found.notes[0][:160]}" if found.notes else ""
+    return answers
+
+
+def _shape(found: Found, tensors: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """The flattened shape of a module's weight, as its tensors tell it."""
+    from visionpeft.errors import AdapterError
+    from visionpeft.files.checks import flat_shape
+
+    named = {suffix: tensors[key] for suffix, key in found.keys.items()}
+    whole = named.get("diff", named.get("w_norm"))
+    if whole is not None and whole.ndim:
+        return whole.shape[0], whole[0].numel() if whole.shape[0] else 0
+    names = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
+    try:
+        return flat_shape({names.get(suffix, suffix): tensor for suffix, tensor in named.items()})
+    except (AdapterError, KeyError, IndexError, RuntimeError):
+        return None
