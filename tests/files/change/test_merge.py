@@ -46,7 +46,8 @@ def test_a_merge_is_what_the_manager_merges(bases, tmp_path, method, kind, layou
             compared += 1
     assert compared >= len(base.spots) - sum(name.startswith("vae.") for name in base.spots) - 1
     changed = [name for name in base.spots if not torch.equal(after.value(name), base.value(name))]
-    assert changed and not any(name.startswith(("vae.", "text_encoder.")) for name in changed if "b" not in weights)
+    assert changed
+    assert not any(name.startswith(("vae.", "text_encoder.")) for name in changed if "b" not in weights)
     assert done.rounding.share < 1e-5  # float32
 
 
@@ -108,7 +109,7 @@ def test_sharded_folders_and_the_embedded_base_are_read(tmp_path):
 
 FAULTS = {
     "family": (lambda a: a, "sdxl", AdapterError, "was made for the family 'sd1'"),
-    "word": (lambda a: _with(a, heads={"text_encoder.token.sks": torch.ones(1, 64)}), "sd1", AdapterError, "cannot hold"),
+    "word": (lambda a: _with(a, heads={"text_encoder.token.sks": torch.ones(1, 9)}), "sd1", AdapterError, "cannot"),
     "method": (lambda a: _with(a, specs={"unet": ProbeSpec(targets=())}), "sd1", AdapterError, "changes no weights"),
     "place": (lambda a: _renamed(a, "mid_block", "midblock"), "sd1", AdapterError, "Did you mean 'unet.mid_block"),
     "shape": (lambda a: _cut(a), "sd1", AdapterError, "belongs to another base"),
@@ -158,7 +159,8 @@ def test_nothing_is_written_over_unless_told(bases, tmp_path):
     old = tmp_path / "folder"
     (old / "keep").mkdir(parents=True)
     merge(open_checkpoint(bases["sd1", "folder"]), weights, old, overwrite=True)
-    assert not (old / "keep").exists() and (old / "model_index.json").exists()
+    assert not (old / "keep").exists()
+    assert (old / "model_index.json").exists()
 
 
 def test_a_full_disk_leaves_what_was_there(bases, tmp_path, monkeypatch):
@@ -174,7 +176,8 @@ def test_a_full_disk_leaves_what_was_there(bases, tmp_path, monkeypatch):
         merge(open_checkpoint(bases["sd1", "folder"]), weights, old, overwrite=True)
     with pytest.raises(OutputError, match="is full"):
         merge(open_checkpoint(bases["sd1", "file"]), weights, tmp_path / "x.safetensors")
-    assert list(tmp_path.iterdir()) == [old] and list(old.iterdir()) == [old / "keep"]
+    assert list(tmp_path.iterdir()) == [old]
+    assert list(old.iterdir()) == [old / "keep"]
 
 
 def test_bad_checkpoints_say_what_is_wrong(tmp_path):
@@ -183,7 +186,7 @@ def test_bad_checkpoints_say_what_is_wrong(tmp_path):
     with pytest.raises(BaseModelError, match="no UNet"):
         open_checkpoint(tmp_path)
     (tmp_path / "unet").mkdir()
-    with pytest.raises(BaseModelError, match="no .safetensors there"):
+    with pytest.raises(BaseModelError, match=r"no \.safetensors there"):
         open_checkpoint(tmp_path)
     index = tmp_path / "unet" / "x.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../../secret.safetensors"}}))
