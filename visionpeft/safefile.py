@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -121,6 +121,20 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, dict(header.metadata)
 
 
+def read_tensor(path: str | Path, header: Header, name: str) -> Tensor:
+    """Read one tensor of a file whose header was read before; raises as ``load`` does."""
+    with _open(Path(path)) as file:
+        return _read_tensor(file, header, name, Path(path))
+
+
+def outline(path: str | Path, header: Header) -> dict[str, Tensor]:
+    """The tensors of a header without values (device "meta"); raises as ``load`` does."""
+    import torch
+
+    entries = header.tensors.items()
+    return {n: torch.empty(e.shape, dtype=_torch_type(e, n, Path(path)), device="meta") for n, e in entries}
+
+
 def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file: the same input gives the same bytes, and the file appears whole or not at all.
 
@@ -130,12 +144,35 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     write_atomically(path, chunks(tensors, metadata))
 
 
+def save_streamed(
+    path: str | Path, outline: Mapping[str, Tensor], value: Callable[[str], Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a file whose tensors are made one after another, by name: memory for one of them at a time.
+
+    ``outline`` has tensors of the shapes and types that ``value`` will return; their values are never read.
+
+    Raises:
+        FileFormatError: a value that is not as the outline says.
+        OutputError: the file cannot be written; nothing is left behind.
+    """
+    write_atomically(path, _streamed(outline, value, metadata))
+
+
+def _streamed(
+    outline: Mapping[str, Tensor], value: Callable[[str], Tensor], metadata: Mapping[str, str]
+) -> Iterator[bytes]:
+    names = laid_out(outline)
+    yield _header_bytes(names, outline, metadata)
+    for name in names:
+        tensor = value(name)
+        if tensor.shape != outline[name].shape or tensor.dtype != outline[name].dtype:
+            raise FileFormatError(f"'{name}' became {tensor.dtype} {list(tensor.shape)}, which was not announced")
+        yield tensor_bytes(tensor)
+
+
 def chunks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes]:
     """Yield the bytes of a safetensors file: first the 8-byte length with the header, then one piece a tensor."""
-    names = laid_out(tensors)
-    yield _header_bytes(names, tensors, metadata)
-    for name in names:
-        yield tensor_bytes(tensors[name])
+    yield from _streamed(tensors, tensors.__getitem__, metadata)
 
 
 def laid_out(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -331,9 +368,7 @@ def _read_tensor(file: BinaryIO, header: Header, name: str, path: Path) -> Tenso
     import torch
 
     entry = header.tensors[name]
-    if entry.dtype not in _TORCH_NAMES:
-        raise FileFormatError(f"{path}: tensor {name} has dtype {entry.dtype}, which torch lacks; convert the file")
-    dtype = getattr(torch, _TORCH_NAMES[entry.dtype])
+    dtype = _torch_type(entry, name, path)
     if entry.end == entry.start:
         return torch.empty(entry.shape, dtype=dtype)
     file.seek(header.data_start + entry.start)
@@ -341,6 +376,14 @@ def _read_tensor(file: BinaryIO, header: Header, name: str, path: Path) -> Tenso
     if len(data) != entry.end - entry.start:
         raise FileFormatError(f"{path} is truncated: {name} is not whole; copy it again")
     return torch.frombuffer(data, dtype=dtype).reshape(entry.shape)
+
+
+def _torch_type(entry: TensorEntry, name: str, path: Path) -> torch.dtype:
+    import torch
+
+    if entry.dtype not in _TORCH_NAMES:
+        raise FileFormatError(f"{path}: tensor {name} has dtype {entry.dtype}, which torch lacks; convert the file")
+    return getattr(torch, _TORCH_NAMES[entry.dtype])
 
 
 def _header_bytes(names: list[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

@@ -10,7 +10,10 @@ import typer
 from visionpeft.cli.show import Command, as_json, here, inline, rows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from visionpeft.adapters.archive import Adapter
+    from visionpeft.files.change import Written
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="An adapter: this program's or another's .safetensors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
@@ -21,8 +24,8 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            help="kohya (ComfyUI, AUTOMATIC1111, Forge, InvokeAI), diffusers or native; onnx: the merged classifier or "
-            "detector."
+            help="kohya (ComfyUI, AUTOMATIC1111, Forge, InvokeAI), lycoris, diffusers, peft or native; onnx: the merged "
+            "classifier or detector."
         ),
     ] = "kohya",
     output: Annotated[Path | None, typer.Option(help="File to write; default: FILE's name with the format.")] = None,
@@ -30,27 +33,26 @@ def export(
     dtype: Annotated[
         str, typer.Option(help="float16, bfloat16 or float32; the native file keeps its own, ONNX is float32.")
     ] = "float16",
+    program: Annotated[
+        list[str] | None, typer.Option("--for", help="A program that must read it whole: else nothing is written.")
+    ] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Write it even so.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     json: Json = False,
 ) -> None:
     """Write an adapter for other programs, read it back by each program's rules, and prove that it applies."""
     if format == "onnx":
         _export_onnx(file, output, base, json=json)
         return
-    from visionpeft.files import export as write
-    from visionpeft.files import prove, read
+    from visionpeft.files import read
+    from visionpeft.files.change import write
 
-    adapter = read(file)
-    model = _base(base)
-    target = output or file.with_name(f"{file.name.removesuffix('.safetensors')}.{format}.safetensors")
-    path = write(adapter, target, format, base=model, dtype=dtype)
-    proof = prove(path, adapter, base=model)
-    if json:
-        as_json({"file": path, "format": format, "proof": proof})
-    else:
-        rows({"written": here(path)})
-        typer.echo(str(proof))
-    if not proof.ok:
-        raise typer.Exit(1)
+    target = output or beside(file, format)
+    done = write(
+        read(file), target, format, base=base_model(base), dtype=dtype, programs=tuple(program or ()), anyway=anyway,
+        overwrite=overwrite,
+    )  # fmt: skip
+    tell([done], {"file": done.path, "format": done.format, "proof": done.proof}, {}, json=json)
 
 
 def _export_onnx(file: Path, output: Path | None, base: str | None, *, json: bool) -> None:
@@ -151,13 +153,35 @@ def weighted(text: str) -> tuple[Path, Any]:
     return Path(path), weight_of(weight, text, path)
 
 
-def _base(ref: str | None) -> Any:
-    """The base model, where one is named."""
+def base_model(ref: str | None) -> Any:
+    """The base model, where one is named: a single file is opened and not loaded, as it has no tokenizer."""
     if ref is None:
         return None
+    if Path(ref).is_file():
+        from visionpeft.files.change import open_checkpoint
+
+        return open_checkpoint(ref)
     from visionpeft.models.base import load_base
 
     return load_base(ref)
+
+
+def beside(file: Path, what: str) -> Path:
+    """``robot.safetensors`` and ``"kohya"`` as ``robot.kohya.safetensors``."""
+    return file.with_name(f"{file.name.removesuffix('.safetensors')}.{what}.safetensors")
+
+
+def tell(written: Sequence[Written], answer: Mapping[str, Any], lines: Mapping[str, Any], *, json: bool) -> None:
+    """Print what was written, what a command has to say of it, and the proofs; exit with 1 where one fails."""
+    if json:
+        as_json(answer)
+    else:
+        for done in written:
+            rows({"written": ", ".join(here(path) for path in done.files), **lines})
+            if done.proof is not None:
+                typer.echo(str(done.proof))
+    if not all(done.ok for done in written):
+        raise typer.Exit(1)
 
 
 def _free(path: Path) -> Path:

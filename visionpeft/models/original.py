@@ -6,7 +6,7 @@ Pure functions of a table of tensors; they work on tensors without values (devic
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,7 @@ State = Mapping[str, Tensor]
 Rules = tuple[tuple[str, str], ...]
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
+PROJECTION = "text_projection"  # OpenCLIP's
 # family -> text encoder -> (prefix, whether it is an OpenCLIP model)
 ENCODERS = {
     "sd1": {"text_encoder": ("cond_stage_model.transformer.", False)},
@@ -105,7 +106,7 @@ def _renamed(name: str, rules: Rules) -> str:
     return name
 
 
-def _per_block(unet: State) -> int:
+def _per_block(unet: Collection[str]) -> int:
     """Input blocks per level: the first downsampling's number, or all of them where there is one level."""
     downs = [int(m[1]) for name in unet if (m := re.match(r"input_blocks\.(\d+)\.0\.op\.weight", name))]
     numbers = [int(m[1]) for name in unet if (m := re.match(r"input_blocks\.(\d+)\.", name))]
@@ -115,8 +116,14 @@ def _per_block(unet: State) -> int:
 def unet_state(state: State) -> dict[str, Tensor]:
     """The UNet's tensors under diffusers' names."""
     unet = part(state, UNET)
-    per = _per_block(unet)
-    return {_unet_name(name, per): tensor for name, tensor in unet.items()}
+    names = unet_names(unet)
+    return {names[key]: tensor for key, tensor in unet.items()}
+
+
+def unet_names(keys: Collection[str]) -> dict[str, str]:
+    """The UNet's keys behind ``UNET`` -> diffusers' names."""
+    per = _per_block(keys)
+    return {key: _unet_name(key, per) for key in keys}
 
 
 def _unet_name(name: str, per: int) -> str:
@@ -181,17 +188,21 @@ def _added(state: State, unet: State) -> dict[str, Any]:
 
 def vae_state(state: State) -> dict[str, Tensor]:
     """The autoencoder's tensors under diffusers' names; its attention's 1×1 convolutions become linear layers."""
-    vae = part(state, VAE)
-    top = max(int(m[1]) for name in vae if (m := re.match(r"decoder\.up\.(\d+)\.", name)))
-    found: dict[str, Tensor] = {}
-    for name, tensor in vae.items():
-        if name.startswith(("loss.", "model_ema.")):
-            continue
-        flipped = re.sub(r"^decoder\.up\.(\d+)\.", lambda m: f"decoder.up.{top - int(m[1])}.", name)
-        new = _renamed(flipped, _VAE)
-        square = ".attentions.0.to_" in new and tensor.ndim == 4
-        found[new] = tensor[:, :, 0, 0] if square else tensor
+    vae, found = part(state, VAE), dict[str, Tensor]()
+    for key, new in vae_names(vae).items():
+        square = ".attentions.0.to_" in new and vae[key].ndim == 4
+        found[new] = vae[key][:, :, 0, 0] if square else vae[key]
     return found
+
+
+def vae_names(keys: Collection[str]) -> dict[str, str]:
+    """The autoencoder's keys behind ``VAE`` -> diffusers' names; those of its training are left out."""
+    top = max(int(m[1]) for name in keys if (m := re.match(r"decoder\.up\.(\d+)\.", name)))
+
+    def flipped(key: str) -> str:
+        return re.sub(r"^decoder\.up\.(\d+)\.", lambda m: f"decoder.up.{top - int(m[1])}.", key)
+
+    return {key: _renamed(flipped(key), _VAE) for key in keys if not key.startswith(("loss.", "model_ema."))}
 
 
 def vae_config(state: State, family: str) -> dict[str, Any]:
@@ -218,28 +229,36 @@ def text_state(state: State, family: str, encoder: str) -> dict[str, Tensor]:
     SD 2.x reads OpenCLIP's last layer but one, so its last layer and its projection are left out.
     """
     prefix, open_clip = ENCODERS[family][encoder]
-    found = part(state, prefix)
-    if not open_clip:
-        return {_with_model(name): tensor for name, tensor in found.items() if not name.endswith("position_ids")}
-    last = max(int(name.split(".")[2]) for name in found if name.startswith("transformer.resblocks."))
-    skipped = (f"transformer.resblocks.{last}.", "text_projection") if family == "sd2" else ()
-    new: dict[str, Tensor] = {}
-    for name, tensor in found.items():
-        if name != "logit_scale" and not name.startswith(skipped or "\0"):
-            new |= _open_clip(name, tensor)
+    found, new = part(state, prefix), dict[str, Tensor]()
+    for key, names in text_names(found, family, encoder).items():
+        tensor = found[key].mT if open_clip and key == PROJECTION else found[key]
+        parts = [third.clone() for third in tensor.chunk(3)] if len(names) == 3 else [tensor]
+        new |= dict(zip(names, parts, strict=True))
     return new
+
+
+def text_names(keys: Iterable[str], family: str, encoder: str) -> dict[str, tuple[str, ...]]:
+    """A text encoder's keys behind its prefix -> transformers' names: three for OpenCLIP's joined q, k and v.
+
+    OpenCLIP's ``PROJECTION`` is the transpose of transformers'.
+    """
+    keys = list(keys)
+    if not ENCODERS[family][encoder][1]:
+        return {key: (_with_model(key),) for key in keys if not key.endswith("position_ids")}
+    last = max(int(key.split(".")[2]) for key in keys if key.startswith("transformer.resblocks."))
+    skipped = (f"transformer.resblocks.{last}.", PROJECTION) if family == "sd2" else ()
+    return {key: _open_clip(key) for key in keys if key != "logit_scale" and not key.startswith(skipped or "\0")}
 
 
 def _with_model(name: str) -> str:
     return name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}"
 
 
-def _open_clip(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    new = _renamed(name, _OPEN_CLIP)
+def _open_clip(key: str) -> tuple[str, ...]:
+    new = _renamed(key, _OPEN_CLIP)
     if joined := re.match(r"(.*)\.attn\.in_proj_(weight|bias)$", new):
-        thirds = zip("qkv", tensor.chunk(3), strict=True)
-        return {f"{joined[1]}.self_attn.{letter}_proj.{joined[2]}": third.clone() for letter, third in thirds}
-    return {new: tensor.mT if name == "text_projection" else tensor}
+        return tuple(f"{joined[1]}.self_attn.{letter}_proj.{joined[2]}" for letter in "qkv")
+    return (new,)
 
 
 def text_config(text: State, *, open_clip: bool) -> dict[str, Any]:

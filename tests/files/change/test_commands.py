@@ -1,0 +1,99 @@
+"""The commands that change files, end to end."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from scripts.export_lora import main as export_lora
+from tests.files.change.support import adapter, single
+from visionpeft.cli import run
+from visionpeft.cli.change import strengths
+from visionpeft.files import read
+from visionpeft.files.change import open_checkpoint
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    adapter("sd1", "lora").save("robot.safetensors")
+    single("sd1", tmp_path / "base.safetensors")
+    return "robot.safetensors"
+
+
+def told(capsys, *arguments) -> tuple[int, str, str]:
+    status = run(arguments)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def answer(capsys, *arguments):
+    status, out, err = told(capsys, *arguments, "--json")
+    assert status == 0, out + err
+    return json.loads(out)
+
+
+def test_resize_states_what_it_keeps(file, capsys):
+    status, out, _ = told(capsys, "resize", file, "--rank", "2", "--output", "small.safetensors", "--format", "kohya")
+    assert status == 0
+    assert "energy kept" in out
+    assert "worst layer" in out
+    assert "ComfyUI" in out
+    assert read("small.safetensors").specs["unet"].rank == 2
+    status, _, err = told(capsys, "resize", file, "--rank", "2", "--output", "small.safetensors")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "exists" in err
+
+
+def test_merge_and_extract_are_each_other_s_way_back(file, capsys):
+    found = answer(capsys, "merge", "base.safetensors", f"{file}=unet:1,*:0", "--output", "merged.safetensors")
+    assert found["tensors"] > 20
+    assert found["rounding"]["share"] < 1e-5
+    arguments = ("merged.safetensors", "base.safetensors", "--rank", "3", "--output", "back.safetensors")
+    back = answer(capsys, "extract", *arguments)
+    assert back["layers"] == found["tensors"]
+    assert back["left out"] == {}
+    assert set(read("back.safetensors").specs) == {"unet"}
+
+
+def test_split_convert_and_rename(file, capsys):
+    status, out, _ = told(capsys, "split", file, "--format", "kohya", "--by", "block", "--json")
+    assert status == 1  # InvokeAI cannot tell the base of a part that has neither cross-attention nor text encoder
+    made = json.loads(out)["files"]
+    assert "robot.unet.mid_block.safetensors" in made
+    assert all(Path(name).is_file() for name in made)
+    converted = answer(capsys, "convert", file, "--format", "kohya", "--base", "base.safetensors")["file"]
+    assert converted == "robot.kohya.safetensors"
+    assert answer(capsys, "convert", converted, "--format", "diffusers", "--family", "sd1")["proof"]["meant_for"]
+    named = answer(capsys, "rename", converted, "--trigger", "sks", "--set", "author=Ann", "--overwrite")
+    assert named["metadata"]["modelspec.author"] == "Ann"
+    assert read(converted).metadata.trigger_words == ("sks",)
+
+
+def test_export_and_its_script_refuse_what_would_be_half_read(file, capsys):
+    status, _, err = told(capsys, "export", file, "--format", "diffusers", "--for", "ComfyUI")
+    assert status == 2
+    assert "was not written" in err
+    assert not Path("robot.diffusers.safetensors").exists()
+    assert export_lora([file, "--format", "kohya", "--for", "ComfyUI", "--base", "base.safetensors"]) == 0
+    assert Path("robot.kohya.safetensors").is_file()
+
+
+def test_weights_are_read_by_part():
+    assert strengths("a.safetensors=unet:1,*:0.5") == (Path("a.safetensors"), {"unet": 1.0, "*": 0.5})
+    assert strengths("a.safetensors=-0.5") == (Path("a.safetensors"), -0.5)
+    assert strengths("a.safetensors") == (Path("a.safetensors"), 1.0)
+
+
+def test_a_half_precision_merge_says_what_rounding_took(file, capsys):
+    state = {
+        k: v.half() if v.is_floating_point() else v for k, v in safetensors.torch.load_file("base.safetensors").items()
+    }
+    safetensors.torch.save_file(state, "half.safetensors")
+    status, out, _ = told(capsys, "merge", "half.safetensors", f"{file}=0.001", "--output", "m.safetensors")
+    assert status == 0
+    assert "--dtype float32 keeps it" in out
+    base = open_checkpoint("m.safetensors")
+    assert base.like("unet.conv_in.weight").dtype == torch.float16
