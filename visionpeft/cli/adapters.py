@@ -24,8 +24,8 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            help="kohya (ComfyUI, AUTOMATIC1111, Forge, InvokeAI), lycoris, diffusers, peft or native; onnx: the merged "
-            "classifier or detector."
+            help="kohya (ComfyUI, AUTOMATIC1111, Forge, InvokeAI), lycoris, diffusers, peft or native; onnx: the "
+            "merged classifier or detector."
         ),
     ] = "kohya",
     output: Annotated[Path | None, typer.Option(help="File to write; default: FILE's name with the format.")] = None,
@@ -98,7 +98,7 @@ def blend(
     from visionpeft.files.bases import weights_of
 
     parts, options, target = parts_of(adapters), options_of(set or ()), _free(output)
-    weights = weights_of(_base(base))
+    weights = weights_of(base_model(base))
     made = blended(parts, method, rank, seed, energy=energy, base=weights, **options)
     made.save(target)
     answer = {
