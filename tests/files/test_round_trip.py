@@ -195,3 +195,20 @@ def test_inspect_says_what_a_file_is(tmp_path):
     assert report["family"] == "sdxl"
     assert report["components"]["unet"]["ranks"] == {"4": len(deltas(adapter("sdxl", "lora"), "sdxl")) - 24}
     assert report["components"]["text_encoder_2"] == {"method": "lora", "modules": 12, "ranks": {"4": 12}}
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "loha", "lokr", "full"])
+def test_random_round_trips_of_the_benchmark_are_exact(tmp_path, method):
+    import importlib.util
+    import random
+    from pathlib import Path
+
+    script = Path(__file__).parents[2] / "scripts" / "bench" / "round_trips.py"
+    spec = importlib.util.spec_from_file_location("round_trips", script)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    for number, family in enumerate(("sd1", "sdxl")):
+        value, base = bench.random_adapter(method, family, random.Random(number))
+        for layout in (layout for layout, methods in bench.FORMATS.items() if method in methods):
+            path = files.export(value, tmp_path / f"{layout}{family}.safetensors", layout, dtype="float32")
+            assert bench.worst_error(value, files.read(path), base) < 1e-6, layout
