@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from visionpeft.adapters import blend_elements, blend_exact  # noqa: F401 - they fill the table
+from visionpeft.adapters import blend_elements, blend_exact  # noqa: F401  # pyright: ignore[reportUnusedImport] - fill the table
 from visionpeft.adapters.algebra import as_lora, check_cut, modules
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
 from visionpeft.adapters.blend_table import BLENDS, Blend, Draws, Layer, Part, row_of

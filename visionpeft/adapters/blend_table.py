@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from inspect import signature
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -114,17 +115,18 @@ class Blend:
         return _cut_factors(*made, rank, energy)
 
 
+Maker = TypeVar("Maker", bound=Callable[..., "Factors | Tensor"])
 BLENDS: dict[str, Blend] = {}
 
 
-def blending(name: str, **traits: bool) -> Callable[[Callable[..., Factors | Tensor]], Callable[..., Factors | Tensor]]:
+def blending(name: str, **traits: bool) -> Callable[[Maker], Maker]:
     """Enter a function in the table; ``traits`` are those of `Blend`.
 
     From the parts of one layer it makes exact factors (down, up), or the full matrix of a blend of elements; its
     keyword arguments are the blend's options, and ``draws`` among them are its random numbers.
     """
 
-    def enter(make: Callable[..., Factors | Tensor]) -> Callable[..., Factors | Tensor]:
+    def enter(make: Maker) -> Maker:
         BLENDS[name] = Blend(name, make, **traits)
         return make
 
