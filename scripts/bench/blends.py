@@ -260,7 +260,7 @@ def sdxl_adapter(seed: int) -> Adapter:
 
 def measure_blend() -> None:
     """Blend the two; print seconds by the clock, seconds of processors, and the peak of memory in MB."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # layers are small: two threads wait for each other
     pair = {"a": (sdxl_adapter(1), 0.8), "b": (sdxl_adapter(2), 0.5)}
     clock, worked = time.perf_counter(), time.process_time()
     blend(pair, "svd", 32)
@@ -272,12 +272,12 @@ def size(sample: int) -> Iterator[str]:
     """Rows of the second table."""
     command = [sys.executable, __file__, "--measure"]
     said = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "2"}
+        command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     seconds, worked, peak = map(float, said.stdout.split())
     shapes = sdxl_shapes()
     chosen = random.Random(0).sample(sorted(shapes), sample)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     theirs, mine = timed_layers(chosen, shapes)
     yield "| measured | value | bar |\n| --- | --- | --- |"
     yield f"| modules of the UNet, of the text encoders | {sum(p.startswith('unet.') for p in shapes)}, {sum(p.startswith('text') for p in shapes)} | 722, 264 |"
