@@ -12,10 +12,13 @@ import pytest
 import typer
 
 from visionpeft import __version__, errors
+from visionpeft.adapters.spec import Ia3Spec
 from visionpeft.cli import app as program
 from visionpeft.cli import run, run_guarded
 from visionpeft.cli.adapters import weighted
 from visionpeft.errors import ConfigError
+from visionpeft.models.base import load_base
+from visionpeft.models.manage import manage
 
 SURFACE = Path(__file__).parent / "golden" / "cli.txt"
 
@@ -140,3 +143,18 @@ def test_an_adapter_with_its_weight(text: str, path: str, weight: float):
 def test_a_weight_that_is_no_number_is_refused(text: str):
     with pytest.raises(ConfigError, match="the weight should be a number"):
         weighted(text)
+
+
+def test_a_blend_that_would_lose_a_change_of_biases_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    manager = manage(load_base("visionpeft/emoji-sd"))
+    manager.add("a", Ia3Spec(targets="attention.q"))
+    manager.add("b", Ia3Spec(targets="attention.out"))  # this layer has a bias, and it is scaled too
+    for name in "ab":
+        manager.capture(name).save(tmp_path / f"{name}.safetensors")
+    words = ["blend", "--base", "visionpeft/emoji-sd", "--method", "svd", "--rank", "2", "--output"]
+    status, _, said = told(capsys, *words, str(tmp_path / "one"), f"{tmp_path}/a.safetensors=0.5")
+    assert (status, said) == (0, "")
+    status, _, said = told(capsys, *words, str(tmp_path / "two"), f"{tmp_path}/b.safetensors=0.5")
+    assert status == 2
+    assert "bias" in said
+    assert not (tmp_path / "two").exists()

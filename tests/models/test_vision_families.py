@@ -7,7 +7,7 @@ import torch
 
 from tests.tiny_vision import CONFIGS, DETECTORS, available, sides_of, tiny_vision
 from visionpeft.adapters.spec import LoraSpec
-from visionpeft.errors import TargetError
+from visionpeft.errors import AdapterError, TargetError
 from visionpeft.models.family import families, family_of
 from visionpeft.models.manage import manage
 from visionpeft.models.norms import freeze_batch_norms
@@ -162,7 +162,7 @@ def test_grouped_convolutions_are_in_no_semantic_target():
 def test_layers_that_a_multihead_attention_reads_past_are_refused():
     base = base_of("siglip")
     manager = manage(base)
-    with pytest.raises(TargetError, match=r"inside an nn\.MultiheadAttention, which reads the weights past the layer"):
+    with pytest.raises(AdapterError, match=r"inside a torch\.nn\.MultiheadAttention, which reads its weight"):
         manager.add("a", LoraSpec(targets="out_proj"))
     assert manager.add("a", LoraSpec(targets="attention.out")).modules == {"model": 2}
 

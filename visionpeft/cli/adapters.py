@@ -95,10 +95,10 @@ def blend(
     """Blend adapters of one base into one file."""
     from visionpeft.adapters.blend import blend as blended
     from visionpeft.cli.blending import options_of, parts_of, written_report
-    from visionpeft.files.bases import weights_of
+    from visionpeft.files.change import open_checkpoint
 
     parts, options, target = parts_of(adapters), options_of(set or ()), _free(output)
-    weights = weights_of(base_model(base))
+    weights = open_checkpoint(base).weights if base else None  # biases too: (IA)³ changes them
     made = blended(parts, method, rank, seed, energy=energy, base=weights, **options)
     made.save(target)
     answer = {

@@ -125,7 +125,6 @@ class Family:
             found = self._named(component, layers, target)
             if not found:
                 raise TargetError(self._nothing(component, layers, target))
-            _refuse_bypassed(component, found, layers)
             chosen.update(found)
         if not chosen:
             raise TargetError(f"No targets are given for '{component}'; name some, 'attention' for example.")
@@ -161,15 +160,6 @@ class Family:
 def _adaptable(layer: nn.Module) -> bool:
     plain = not isinstance(layer, nn.Conv2d) or (layer.groups == 1 and layer.padding_mode == "zeros")
     return plain and not isinstance(layer, NonDynamicallyQuantizableLinear)
-
-
-def _refuse_bypassed(component: str, paths: Sequence[str], layers: Mapping[str, nn.Module]) -> None:
-    for path in paths:
-        if isinstance(layers[path], NonDynamicallyQuantizableLinear):
-            raise TargetError(
-                f"'{component}.{path}' is inside an nn.MultiheadAttention, which reads the weights past the layer: an"
-                " adapter there would do nothing; leave it out of the targets."
-            )
 
 
 def _pattern(component: str, target: str) -> re.Pattern[str]:
