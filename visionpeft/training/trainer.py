@@ -23,8 +23,8 @@ from visionpeft.training.task import StepOutput
 class Trainer:
     """The state that steps change, all on the device; a step never waits for it.
 
-    A step is ``begin``, ``backward`` for each micro-batch, ``exchange``, ``update``. Where ``recordable``, ``update`` does
-    the same work on the same tensors in every step.
+    A step is ``begin``, ``backward`` for each micro-batch, ``exchange``, ``update``. Where ``recordable``, ``update``
+    does the same work on the same tensors in every step.
 
     Args:
         trainable: parameters by group, float32 and on one device.
