@@ -60,7 +60,7 @@ class Watch:
     def look(self, step: Tensor, *values: Tensor) -> None:
         """Note the step (from 0, a scalar on the device) if any of the others is not finite and none before was."""
         finite = torch.isfinite(torch.stack(values)).all()
-        self._first.masked_fill_(~finite & (self._first < 0), step)
+        self._first.copy_(torch.where(~finite & (self._first < 0), step, self._first))
 
     def first(self) -> int | None:
         """Return the first bad step, from 0, or None; this waits for the device."""
