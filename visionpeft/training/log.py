@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -41,8 +42,14 @@ class RunLog:
         self._file = path.open("ab")
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Append a line, which is in the system's hands when this returns; numbers go to the trackers as well."""
-        line = json.dumps({"step": step, "kind": kind, **values})
+        """Append a line, which is in the system's hands when this returns; numbers go to the trackers as well.
+
+        What is not a number, such as the precision of a class that was never predicted, is null.
+        """
+        known = {
+            key: None if isinstance(value, float) and not isfinite(value) else value for key, value in values.items()
+        }
+        line = json.dumps({"step": step, "kind": kind, **known}, allow_nan=False)
         self._file.write(line.encode() + b"\n")
         self._file.flush()
         figures = _flat(kind, values)
