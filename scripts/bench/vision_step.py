@@ -230,13 +230,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.bench.vision_step", description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--tiny", action="store_true", help="tiny models, to see that everything works")
+    parser.add_argument("--part", default="", help="only lines that have this in their name")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(options.one, options.work, tiny=options.tiny)))
         return
     print("| work | step, ms | p90 | allocated, GiB | reserved, GiB |\n|---|---|---|---|---|")
-    for number, line in enumerate(LINES):
+    for number, line in enumerate(line for line in LINES if options.part in line):
         command = [sys.executable, "-m", "scripts.bench.vision_step", *sys.argv[1:], "--one", line]
         command[command.index("--work") + 1] = str(options.work / str(number))
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
