@@ -7,7 +7,6 @@ from PIL import Image
 from pydantic import ValidationError
 
 from visionpeft.errors import BaseModelError
-from visionpeft.evaluation.preprocess import Preprocessor
 from visionpeft.models.preprocess import Preprocessing, read_processor
 
 
@@ -24,11 +23,15 @@ CROP = {
 
 
 @pytest.mark.parametrize("config", [STRETCH, CROP])
-def test_pixels_are_those_of_the_encoders(config):
+@pytest.mark.parametrize("size", [(90, 60), (70, 100)])
+def test_pixels_are_those_of_the_library(config, size):
+    from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
+
     read, lines = read_processor(config, (1, 1))
     assert lines == []
-    images = [picture(), picture(70, 100)]
-    assert torch.allclose(read.pixels(images), Preprocessor.from_config(config)(images), atol=1e-6)
+    theirs = (CLIPImageProcessorPil if "crop_size" in config else ViTImageProcessorPil)(**config)
+    expected = theirs([picture(*size)], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(read.pixels([picture(*size)]), expected, atol=1e-5, rtol=0)
 
 
 def test_crop_pct_is_that_of_convnext():

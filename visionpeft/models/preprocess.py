@@ -128,7 +128,7 @@ def read_processor(config: Mapping[str, Any], size: tuple[int, int]) -> tuple[Pr
         return Preprocessing.model_validate({**found, **values, "resample": known.get(resample, "bicubic")}), lines
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BaseModelError(
-            f"The base's preprocessor_config.json is not understood ({type(error).__name__}: {error}): expected"
+            f"The model's preprocessor_config.json is not understood ({type(error).__name__}: {error}): expected"
             " the keys size, image_mean and image_std of an image processor of transformers."
         ) from error
 

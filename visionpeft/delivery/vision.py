@@ -1,0 +1,31 @@
+"""What classifiers and detectors share: their base."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from visionpeft.progress import Progress
+
+if TYPE_CHECKING:
+    from visionpeft.config import ClassifyRun, DetectRun
+    from visionpeft.models.vision import VisionBase
+
+
+def framed_base(config: ClassifyRun | DetectRun, progress: Progress) -> VisionBase:
+    """Return a run's base at the size and with the framing that its settings ask for.
+
+    Raises:
+        BaseModelError: it cannot be loaded.
+    """
+    from visionpeft.models.vision import load_vision
+
+    data = config.data
+    with progress.phase("loading the base", 1) as bar:
+        base = load_vision(
+            config.base, task=config.task, image_size=data.image_size, scratch=config.scratch, seed=config.train.seed,
+            progress=progress,
+        )  # fmt: skip
+        bar.advance()
+    if data.fit is not None:
+        base.preprocessing = base.preprocessing.model_copy(update={"fit": data.fit})
+    return base
