@@ -33,8 +33,9 @@ def written(place: Path, name: str, spec: AdapterSpec, size: tuple[int, int], ta
     manager.add("a", spec, heads=new_heads(base, LABELS, seed=0), about=about.model_dump(mode="json"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in manager.parameters("a").values():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        for name, parameter in manager.parameters("a").items():
+            size = 0.1 if "lora" in name or "prompts" in name else 1.0  # heads: no ties
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
     return manager.capture("a").save(place / "a.safetensors")
 
 

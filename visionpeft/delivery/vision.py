@@ -26,6 +26,7 @@ def framed_base(config: ClassifyRun | DetectRun, progress: Progress) -> VisionBa
             progress=progress,
         )  # fmt: skip
         bar.advance()
-    if data.fit is not None:
-        base.preprocessing = base.preprocessing.model_copy(update={"fit": data.fit})
+    framing = {"fit": data.fit, "shortest": getattr(data, "shortest", None)}
+    given = {name: value for name, value in framing.items() if value is not None}
+    base.preprocessing = base.preprocessing.model_copy(update=given)
     return base

@@ -85,11 +85,13 @@ def export_onnx(
     path = _writable(Path(path), overwrite=overwrite)
     _require_packages()
     _require_room(module)
-    model = _translated(module, size, outputs)
+    model = _translated(module, size, outputs, simplify=True)
+    if not _opens(model):  # simplifying leaves loose ends in some graphs
+        model = _translated(module, size, outputs, simplify=False)
     for name, value in (about or {}).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, value
-    content = model.SerializeToString()
+    content: bytes = model.SerializeToString()
     error = max(_difference(module, content, count, size) for count in _BATCHES)
     if not error <= tolerance:  # which holds for NaN too
         raise AdapterError(
@@ -100,13 +102,26 @@ def export_onnx(
     return OnnxProof(path, tuple(outputs), sum(_BATCHES), error, tolerance)
 
 
-def _translated(module: nn.Module, size: tuple[int, int], outputs: Sequence[str]) -> Any:
+def _opens(model: Any) -> bool:
+    """Whether ONNX Runtime finds nothing wrong with a model."""
+    from onnxruntime import InferenceSession
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    try:
+        InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except (state.InvalidArgument, state.InvalidGraph, state.Fail):
+        return False
+    return True
+
+
+def _translated(module: nn.Module, size: tuple[int, int], outputs: Sequence[str], *, simplify: bool) -> Any:
     """The module as an ONNX model."""
     try:
         with _quietly(), torch.no_grad():
             program: Any = torch.onnx.export(
                 _captured(module, size), dynamo=True, input_names=["pixels"], output_names=list(outputs),
                 opset_version=OPSET, verbose=False, custom_translation_table=_translations(),
+                optimize=simplify,
             )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

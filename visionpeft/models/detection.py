@@ -20,7 +20,8 @@ class DetectorOutput:
 
     Attributes:
         logits: [N, Q, C], or [N, Q, C + 1] where the last one means "nothing there" (DETR, YOLOS).
-        boxes: [N, Q, 4], (centre x, centre y, width, height) as shares of the pixels' width and height.
+        boxes: [N, Q, 4], (centre x, centre y, width, height) as shares of the pixels' width and height, or of the
+            picture's without its padding (`Sight.masked`).
     """
 
     logits: Tensor
@@ -75,7 +76,7 @@ def detection_loss(
         pixels: [N, 3, H, W], normalised.
         mask: [N, H, W] or None, as in `detector_output`.
         targets: for each picture `class_labels`, [n] int64, and `boxes`, [n, 4], (centre x, centre y, width, height)
-            as shares of the pixels' width and height; n may be 0.
+            as shares of what the detector gives them of (`DetectorOutput.boxes`); n may be 0.
     """
     labels = [{name: target[name].to(base.device) for name in ("class_labels", "boxes")} for target in targets]
     with _as_many_labels_as_its_head(base):

@@ -54,6 +54,8 @@ class Sight:
         boxes: a regular expression of the layers that predict boxes; nothing for a classifier.
         background: whether the last class logit means "nothing there" (softmax); otherwise classes are independent
             (sigmoid). Of detectors only.
+        masked: whether a detector is told where a picture ends and gives boxes as shares of it; otherwise they are
+            shares of all pixels, padding too.
         blocks: a regular expression that matches the beginning of every path inside one of the blocks, up to the
             block's own path; blocks count in the model's order.
         step: model -> what both sides of a picture must be multiples of.
@@ -63,6 +65,7 @@ class Sight:
     heads: Callable[[nn.Module], Sequence[str]] = lambda _: ("classifier",)
     boxes: str = r"(?!)"
     background: bool = False
+    masked: bool = False
     blocks: str = r"(?!)"
     step: Callable[[nn.Module], int] = lambda _: 1
 

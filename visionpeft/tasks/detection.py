@@ -40,7 +40,8 @@ class Batch:
     Attributes:
         pixels: [N, 3, H, W] float32, normalised; padding is 0.
         mask: [N, H, W] long, 1 on the picture and 0 on padding.
-        targets: one a picture: "class_labels" [n] long, "boxes" [n, 4] float32 as shares of the pixels' sides.
+        targets: one a picture: "class_labels" [n] long, "boxes" [n, 4] float32 as shares of the pixels' sides, or of
+            the picture's where the base is told where it ends.
     """
 
     pixels: Tensor
@@ -135,8 +136,9 @@ class Detection:
         """Return pixels, masks and targets of these draws."""
         wanted, device = self.base.preprocessing, self._context.device
         made = padded_batch(
-            self._ahead.take(positions), wanted.mean, wanted.std, canvas=wanted.size, relative_to="padded"
-        )
+            self._ahead.take(positions), wanted.mean, wanted.std, canvas=wanted.size,
+            relative_to="picture" if self.base.sight.masked else "padded",
+        )  # fmt: skip
         targets = tuple({name: tensor.to(device) for name, tensor in target.items()} for target in made.labels)
         return Batch(made.pixel_values.to(device), made.pixel_mask.to(device), targets)
 
@@ -172,20 +174,19 @@ class Detection:
 
 
 def scene_size(preprocessing: Preprocessing, sides: tuple[int, ...]) -> SceneSize:
-    """Return how large training pictures are made, so that they come into the model's square as they do in use.
+    """Return how large training pictures are made, so that they come into the model's pixels as they do in use.
 
     Raises:
-        ConfigError: the model sees no square, or cuts pictures; or a side is larger than the square.
+        ConfigError: pictures are cut; a side is larger than the model's; or ``shortest`` has no meaning.
     """
-    height, width = preprocessing.size
-    if height != width or preprocessing.fit == "crop":
-        raise ConfigError(
-            f"a detector sees whole pictures in a square, not {preprocessing.fit} into {width} by {height}: set "
-            "data.image_size and data.fit."
-        )
-    if sides and max(sides) > width:
-        raise ConfigError(f"data.sides: {max(sides)} is larger than the {width} pixels of the model: raise image_size.")
-    if preprocessing.fit == "stretch":
-        return SceneSize(fit="stretch", side=width, sides=sides)
-    # the longest side fills the square, as padding in use does
-    return SceneSize(fit="shortest", side=width, sides=sides, longest=width)
+    stretched, canvas = preprocessing.fit == "stretch", preprocessing.size
+    if preprocessing.fit == "crop":
+        raise ConfigError("a detector sees whole pictures, not their middle: set data.fit to stretch or pad.")
+    if stretched and preprocessing.shortest is not None:
+        raise ConfigError("data.shortest keeps the shape of pictures, and data.fit is stretch: set data.fit to pad.")
+    side = canvas[0] if stretched else preprocessing.shortest or max(canvas)
+    if sides and max(sides) > side:
+        raise ConfigError(f"data.sides: {max(sides)} is larger than the {side} pixels of the model: raise image_size.")
+    return SceneSize(
+        fit="stretch" if stretched else "shortest", side=side, sides=sides, longest=max(canvas), canvas=canvas
+    )
