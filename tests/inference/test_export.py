@@ -11,7 +11,9 @@ import torch
 from tests.tiny_vision import DETECTORS, available
 from tests.vision_place import write_base
 from visionpeft.adapters.spec import AdapterSpec, LoraSpec, VptSpec
+from visionpeft.files.onnx import export_onnx
 from visionpeft.inference.about import ClassifierAbout, DetectorAbout
+from visionpeft.inference.detector import ScoresModule
 from visionpeft.inference.export import export_model
 from visionpeft.inference.predict import open_model
 from visionpeft.models.heads import new_heads
@@ -53,10 +55,23 @@ def test_prompts_are_in_the_file(tmp_path: Path, deep: bool):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+QUICK = {"yolos", "rf_detr"}
+NAMES = [name for name in DETECTORS if not name.startswith("rt_detr")]  # random ones have ties
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES])
 def test_every_detector_is_exported(tmp_path: Path, name: str):
     if not available(name):
         pytest.skip("not in this transformers")
     side = 128 if name.startswith("deformable") else 64
     adapter = written(tmp_path, name, LoraSpec(rank=2, targets="attention"), (side, side))
     assert export_model(adapter, tmp_path / "m.onnx").max_abs_error < 1e-3
+
+
+@pytest.mark.slow
+def test_the_embedded_detector_is_exported_as_a_rectangle(tmp_path: Path):
+    base = load_vision("visionpeft/emoji-detr", task="detect", image_size=(96, 128))
+    module = ScoresModule(base).eval()
+    proof = export_onnx(module, tmp_path / "m.onnx", size=(96, 128), outputs=("scores", "boxes"))
+    assert proof.inputs_checked == 6
+    assert proof.max_abs_error < 1e-4

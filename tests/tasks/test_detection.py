@@ -121,6 +121,22 @@ def test_the_loss_is_the_detectors_own(place: Path, tmp_path: Path):
     assert not any(name[-1].isdigit() for name in out.logs)
 
 
+@pytest.mark.parametrize(("name", "layers"), [("detr", 1), ("deformable_detr", 1), ("rt_detr", 2), ("yolos", 0)])
+def test_every_decoder_layer_answers_unless_it_is_turned_off(tmp_path: Path, name: str, layers: int):
+    write_base(tmp_path / "base", name)
+    write_scenes(tmp_path / "pictures", 6)
+    for auxiliary, expected in ((True, layers), (False, 0)):
+        data = detect_settings(tmp_path)["data"] | {"image_size": 128}
+        config = configured(tmp_path, data=data, adapter={"method": "probe"}, auxiliary_loss=auxiliary)
+        task = build(config)
+        task.prepare(Context(Accelerator(cpu=True), torch.device("cpu"), None, 0, 1, 0, tmp_path, SILENT))
+        batch = task.batch([Position(0, 0, 0)])
+        task.base.model.train()
+        parts = detection_loss(task.base, batch.pixels, batch.mask, batch.targets).parts
+        places = {part.rpartition("_")[2] for part in parts if part.startswith("loss_bbox_") and "dn" not in part}
+        assert len(places) == expected
+
+
 SHAPES = {
     "pad": {"fit": "pad", "image_size": 96},
     "wide": {"fit": "pad", "image_size": [64, 128]},

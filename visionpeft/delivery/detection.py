@@ -42,7 +42,8 @@ def build(config: DetectRun, progress: Progress = SILENT) -> Detection:
     seed = config.train.seed
     return Detection(
         base, splits, config.data, config.adapter, metric=config.metric if config.train.evaluate_every else None,
-        train_boxes=config.train_boxes, seed=seed, scratch=seed if config.scratch else None,
+        train_boxes=config.train_boxes, auxiliary=config.auxiliary_loss, seed=seed,
+        scratch=seed if config.scratch else None,
     )  # fmt: skip
 
 

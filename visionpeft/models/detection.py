@@ -56,6 +56,17 @@ def detector_output(base: VisionBase, pixels: Tensor, mask: Tensor | None = None
     return DetectorOutput(out.logits, out.pred_boxes)
 
 
+def train_all_layers(base: VisionBase, wanted: bool) -> None:
+    """Let the loss count the answer of every decoder layer (auxiliary losses), or of the last alone.
+
+    The papers of the DETR family count all; published configurations of DETR and Deformable DETR say otherwise, as
+    transformers leaves it out by default. A detector without a decoder (YOLOS) has one answer.
+    """
+    config: Any = base.model.config
+    if hasattr(config, "decoder_layers"):
+        config.auxiliary_loss = wanted
+
+
 def detector_scores(base: VisionBase, logits: Tensor) -> Tensor:
     """Return the probability of each class at each query, [N, Q, C]: softmax without "nothing there", or sigmoid."""
     return logits.float().softmax(-1)[..., :-1] if base.sight.background else logits.float().sigmoid()

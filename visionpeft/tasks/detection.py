@@ -18,7 +18,7 @@ from visionpeft.errors import ConfigError
 from visionpeft.evaluation.detection.coco import coco_figures
 from visionpeft.inference.about import DetectorAbout
 from visionpeft.inference.detector import Detector
-from visionpeft.models.detection import detection_loss
+from visionpeft.models.detection import detection_loss, train_all_layers
 from visionpeft.models.heads import new_heads
 from visionpeft.models.manage import manage
 from visionpeft.models.preprocess import Preprocessing
@@ -59,6 +59,7 @@ class Detection:
         adapter: its method and targets ("backbone", "encoder.attention", "decoder.deformable-attention", …).
         metric: what chooses the best step on validation; None chooses none.
         train_boxes: whether the layers that predict boxes are trained too, from the base's values.
+        auxiliary: whether the loss counts the answers of the decoder layers before the last.
         seed: of the first values of adapter and heads.
         scratch: of a base with random weights, its seed; it is noted in the adapter.
 
@@ -82,6 +83,7 @@ class Detection:
         *,
         metric: Metric | None = None,
         train_boxes: bool = True,
+        auxiliary: bool = True,
         seed: int = 0,
         scratch: int | None = None,
     ) -> None:
@@ -90,6 +92,7 @@ class Detection:
         self._size = scene_size(base.preprocessing, data.sides)
         about = DetectorAbout(labels=splits.train.labels, preprocessing=base.preprocessing, scratch=scratch)
         self.detector = Detector(base, about)
+        train_all_layers(base, auxiliary)
         heads = new_heads(base, about.labels, seed=seed, boxes=train_boxes)
         groups = Groups(base, heads)
         self.manager = manage(base)
