@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def export_onnx(
 def _opens(model: Any) -> bool:
     """Whether ONNX Runtime finds nothing wrong with a model."""
     from onnxruntime import InferenceSession
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+    state: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
 
     try:
         InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
