@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from tests.tiny_vision import DETECTORS, available
 from tests.vision_place import detect_settings, everything, write_base, write_scenes
 from visionpeft.config import DetectRun, config_from
 from visionpeft.data.detection.augment import size_for
@@ -19,9 +20,10 @@ from visionpeft.delivery.detection import build
 from visionpeft.errors import ConfigError
 from visionpeft.inference.detector import Detector
 from visionpeft.inference.predict import open_model
-from visionpeft.models.detection import detection_loss
+from visionpeft.models.detection import detection_loss, detector_output, train_all_layers
 from visionpeft.models.preprocess import Preprocessing
-from visionpeft.progress import SILENT
+from visionpeft.models.vision import load_vision
+from visionpeft.progress import SILENT, RecordingProgress
 from visionpeft.tasks.detection import Detection, scene_size
 from visionpeft.training.engine import fit
 from visionpeft.training.interrupt import TrainingInterruptedError
@@ -121,20 +123,36 @@ def test_the_loss_is_the_detectors_own(place: Path, tmp_path: Path):
     assert not any(name[-1].isdigit() for name in out.logs)
 
 
-@pytest.mark.parametrize(("name", "layers"), [("detr", 1), ("deformable_detr", 1), ("rt_detr", 2), ("yolos", 0)])
+ANSWERING = {"detr": 0, "conditional_detr": 0, "deformable_detr": 1, "rt_detr": 2, "yolos": 0}
+
+
+@pytest.mark.parametrize(("name", "layers"), ANSWERING.items())
 def test_every_decoder_layer_answers_unless_it_is_turned_off(tmp_path: Path, name: str, layers: int):
     write_base(tmp_path / "base", name)
     write_scenes(tmp_path / "pictures", 6)
     for auxiliary, expected in ((True, layers), (False, 0)):
         data = detect_settings(tmp_path)["data"] | {"image_size": 128}
         config = configured(tmp_path, data=data, adapter={"method": "probe"}, auxiliary_loss=auxiliary)
-        task = build(config)
-        task.prepare(Context(Accelerator(cpu=True), torch.device("cpu"), None, 0, 1, 0, tmp_path, SILENT))
+        task, progress = build(config), RecordingProgress(SILENT)
+        task.prepare(Context(Accelerator(cpu=True), torch.device("cpu"), None, 0, 1, 0, tmp_path, progress))
+        told = any("alone learns to answer" in line for line in progress.lines)
+        assert told == (auxiliary and name in ("detr", "conditional_detr"))
         batch = task.batch([Position(0, 0, 0)])
         task.base.model.train()
         parts = detection_loss(task.base, batch.pixels, batch.mask, batch.targets).parts
         places = {part.rpartition("_")[2] for part in parts if part.startswith("loss_bbox_") and "dn" not in part}
         assert len(places) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in DETECTORS if available(name)])
+def test_a_detector_in_training_is_the_one_in_use(tmp_path: Path, name: str):
+    """Auxiliary losses must not change what the network computes, as they do in some of transformers."""
+    base = load_vision(write_base(tmp_path, name), task="detect", image_size=128)
+    pixels = torch.randn(2, 3, 128, 128, generator=torch.manual_seed(0))
+    with torch.no_grad():
+        before = detector_output(base, pixels).boxes
+        train_all_layers(base, wanted=True)
+        torch.testing.assert_close(detector_output(base, pixels).boxes, before)
 
 
 SHAPES = {

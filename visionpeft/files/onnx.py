@@ -106,6 +106,7 @@ def export_onnx(
 def _opens(model: Any) -> bool:
     """Whether ONNX Runtime finds nothing wrong with a model."""
     from onnxruntime import InferenceSession
+
     state: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
 
     try:

@@ -56,15 +56,25 @@ def detector_output(base: VisionBase, pixels: Tensor, mask: Tensor | None = None
     return DetectorOutput(out.logits, out.pred_boxes)
 
 
-def train_all_layers(base: VisionBase, wanted: bool) -> None:
-    """Let the loss count the answer of every decoder layer (auxiliary losses), or of the last alone.
+_ANOTHER_NETWORK = ("detr", "conditional_detr")
+"""Where transformers (5.23) normalises every decoder layer's output for the next one when it gives auxiliary losses: a
+network that the weights were not trained for, and that computes something else in use."""
 
-    The papers of the DETR family count all; published configurations of DETR and Deformable DETR say otherwise, as
-    transformers leaves it out by default. A detector without a decoder (YOLOS) has one answer.
+
+def train_all_layers(base: VisionBase, wanted: bool) -> bool:
+    """Let the loss count the answers of all decoder layers (auxiliary losses), or of the last alone.
+
+    The papers of the DETR family count all; published configurations of Deformable DETR say otherwise, as transformers
+    leaves it out by default. A detector without a decoder (YOLOS) has one answer.
+
+    Returns:
+        Whether it is as wanted: DETR and Conditional DETR learn by the last layer always.
     """
     config: Any = base.model.config
-    if hasattr(config, "decoder_layers"):
-        config.auxiliary_loss = wanted
+    if not hasattr(config, "decoder_layers"):
+        return True
+    config.auxiliary_loss = wanted and config.model_type not in _ANOTHER_NETWORK
+    return config.auxiliary_loss == wanted
 
 
 def detector_scores(base: VisionBase, logits: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class Detection:
         self._size = scene_size(base.preprocessing, data.sides)
         about = DetectorAbout(labels=splits.train.labels, preprocessing=base.preprocessing, scratch=scratch)
         self.detector = Detector(base, about)
-        train_all_layers(base, auxiliary)
+        self._as_wanted = train_all_layers(base, auxiliary)
         heads = new_heads(base, about.labels, seed=seed, boxes=train_boxes)
         groups = Groups(base, heads)
         self.manager = manage(base)
@@ -124,6 +124,8 @@ class Detection:
         self._ahead: Ahead[Sample] = Ahead(
             self._made, context.seed, len(self.splits.train), context.world, self._data.workers
         )
+        if not self._as_wanted:
+            context.progress.say(f"The last decoder layer of {self.base.family.name} alone learns to answer.")
         if not len(self.splits.validation):
             context.progress.say("There are no validation pictures: the last step is kept, and no threshold is chosen.")
 
