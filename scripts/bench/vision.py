@@ -17,6 +17,7 @@ import platform
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from scripts.bench.cells import write_cells, write_few
+from visionpeft.errors import VisionPeftError
 
 ROOT = Path(__file__).parents[2]
 CROP = 96
@@ -122,7 +124,7 @@ def settings(run: Run, options: argparse.Namespace) -> dict[str, Any]:
 def _cells(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     adapter, rates = CELLS[run.way]
     few = run.table != "cells"
-    steps = 6 if options.short else 300 if few else 600
+    steps = 6 if options.short else 200 if few else 400
     table = options.work / "cells" / (f"cells_{FEW}_{run.seed}.csv" if few else "cells.csv")
     return {
         "task": "classify",
@@ -221,26 +223,37 @@ def _box_scores(report: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def run_all(runs: Sequence[Run], options: argparse.Namespace) -> None:
-    """Make the runs that are missing, some at once, each in a process of its own."""
-    waiting = [run for run in runs if not (options.work / f"{run.name}.json").exists()]
-    running: list[tuple[Run, subprocess.Popen[bytes]]] = []
+    """Make the runs that are missing: some processes take one after the other until none is left."""
+    for claim in options.work.glob("*.claim"):
+        claim.unlink()
+    command = [sys.executable, "-m", "scripts.bench.vision", *sys.argv[1:], "--worker"]
+    workers: list[subprocess.Popen[bytes]] = []
+    for number in range(min(options.jobs, len(runs))):
+        with (options.work / f"worker_{number}.log").open("wb") as log:
+            workers.append(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log))
     end = time.monotonic() + 60 * options.minutes
-    while waiting or running:
-        while waiting and len(running) < options.jobs:
-            run = waiting.pop(0)
-            command = [sys.executable, "-m", "scripts.bench.vision", *sys.argv[1:], "--one", json.dumps(asdict(run))]
-            with (options.work / f"{run.name}.log").open("wb") as log:
-                running.append((run, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)))
+    while any(worker.poll() is None for worker in workers) and time.monotonic() < end:
         time.sleep(0.2)
-        for run, process in [pair for pair in running if pair[1].poll() is not None]:
-            running.remove((run, process))
-            if process.returncode:
-                print(f"{run.name} failed: see its log", flush=True)
-        if time.monotonic() > end:
-            for _, process in running:
-                process.kill()
-            print(f"time is up: {len(waiting) + len(running)} runs were not made", flush=True)
-            return
+    for worker in workers:
+        worker.kill()
+    missing = [run.name for run in runs if not (options.work / f"{run.name}.json").exists()]
+    if missing:
+        print(f"{len(missing)} runs were not made: {', '.join(missing)}", flush=True)
+
+
+def work_on(runs: Sequence[Run], options: argparse.Namespace) -> None:
+    """Make one run after the other that no other process has claimed; one that fails leaves its message in the log."""
+    for run in runs:
+        if (options.work / f"{run.name}.json").exists():
+            continue
+        try:
+            (options.work / f"{run.name}.claim").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        try:
+            make(run, options)
+        except (VisionPeftError, RuntimeError, OSError):
+            print(f"{run.name} failed\n{traceback.format_exc()}", flush=True)
 
 
 def write_tables(runs: Sequence[Run], options: argparse.Namespace) -> None:
@@ -295,10 +308,10 @@ def main() -> None:
     parser.add_argument("--box-steps", type=int, default=1200, help="steps of a detector")
     parser.add_argument("--minutes", type=float, default=1e6, help="after which no run is waited for")
     parser.add_argument("--short", action="store_true", help="a few steps only, to see that everything works")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        make(Run(**json.loads(options.one)), options)
+    if options.worker:
+        work_on(runs_of(options), options)
         return
     options.work.mkdir(parents=True, exist_ok=True)
     if "cells" in options.only:

@@ -18,21 +18,18 @@ from torch import Tensor, nn
 from transformers import RTDetrV2ForObjectDetection
 
 from scripts.pretrain.artwork import Sprites, sprites_in
-from scripts.pretrain.detr_loss import Targets, detection_loss
 from scripts.pretrain.detr_measure import figures, sheet
 from scripts.pretrain.detr_model import (
     MEAN,
     STD,
     configuration,
-    feature_maps,
     make_detector,
-    noisy_queries,
     normalize,
-    predict,
-    training_mode,
 )
 from scripts.pretrain.detr_scenes import SIDE, Scenes, crowd_scenes
 from scripts.pretrain.training import Budget, Settings, Trainer
+from visionpeft.models.matching import Targets
+from visionpeft.models.rt_detr import feature_maps, rt_detr_loss
 
 SETTINGS = Settings(
     learning_rate=4e-4, weight_decay=0.01, warmup=500, decay_from=0.0, average=0.999, clip=1.0, save_every=120.0
@@ -78,7 +75,6 @@ class Detecting:
 
     def __init__(self, model: RTDetrV2ForObjectDetection, scenes: Scenes, batch: int) -> None:
         self.model, self.scenes, self.batch = model, scenes, batch
-        self.classes = model.config.num_labels
 
     def draw(self) -> tuple[Tensor, Targets]:
         """A batch of disturbed pictures and what is in them."""
@@ -88,10 +84,16 @@ class Detecting:
         return pictures, Targets(boxes, chosen.labels)
 
     def __call__(self) -> Tensor:
-        """One batch."""
+        """One batch: the loss for each thing."""
         pictures, targets = self.draw()
-        noisy = noisy_queries(targets.boxes, targets.labels, self.classes)
-        return detection_loss(predict(self.model, pictures, noisy), noisy, targets)
+        count = (targets.labels >= 0).sum().clamp(min=1)
+
+        def uniform(shape: tuple[int, ...]) -> Tensor:
+            return torch.rand(self.batch, *shape, device=pictures.device)
+
+        with autocast(pictures.device):
+            matched, denoised, weights = rt_detr_loss(self.model, normalize(pictures), targets, uniform)
+        return (matched.weighted(weights) + denoised.weighted(weights)) / count
 
     @torch.no_grad()
     def settle(self, batches: int) -> None:
@@ -102,9 +104,15 @@ class Detecting:
             norm.reset_running_stats()
             norm.momentum = None
         for _ in range(batches):
-            feature_maps(self.model, normalize(self.draw()[0]))
+            with autocast(self.scenes.boxes.device):
+                feature_maps(self.model, normalize(self.draw()[0]))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Convolutions in bfloat16 on CUDA."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 class Shipping(Trainer):
@@ -192,7 +200,7 @@ def train_detector(
     classes = sorted(set(sprites.class_words))
     torch.manual_seed(seed)
     model = make_detector(classes).to(device)
-    training_mode(model)
+    model.train()
     scenes = crowd_scenes(sprites, np.arange(sprites.trained), classes, pool, seed, device)
     print(f"detr: {pool} scenes composed in {budget.seconds:.0f} s", flush=True)
     loss = Detecting(model, scenes, batch)

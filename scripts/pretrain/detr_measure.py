@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from scripts.pretrain.detr_loss import overlaps
-from scripts.pretrain.detr_model import normalize, to_corners
+from scripts.pretrain.detr_model import normalize
 from scripts.pretrain.detr_scenes import SIDE, Scenes
+from visionpeft.models.matching import overlaps, to_corners
 
 KEPT = 100
 """Detections of a picture that count, the best ones; COCO takes as many."""

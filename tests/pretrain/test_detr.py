@@ -9,27 +9,14 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from safetensors import safe_open
-from scipy.optimize import linear_sum_assignment
 from torch.profiler import profile
 from transformers import AutoModelForObjectDetection, RTDetrV2ForObjectDetection
-from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
 
 from scripts.pretrain.artwork import SPRITE, Sprites
 from scripts.pretrain.concepts import STYLES, TRAINED
 from scripts.pretrain.detr import LIMIT, Detecting, disturbed, pack
-from scripts.pretrain.detr_loss import Targets, auction, detection_loss
 from scripts.pretrain.detr_measure import average_precision, figures
-from scripts.pretrain.detr_model import (
-    QUERIES,
-    Noisy,
-    Predictions,
-    feature_maps,
-    make_detector,
-    noisy_queries,
-    predict,
-    to_corners,
-    training_mode,
-)
+from scripts.pretrain.detr_model import make_detector
 from scripts.pretrain.detr_scenes import (
     LEAST_SIDE,
     SIDE,
@@ -41,6 +28,9 @@ from scripts.pretrain.detr_scenes import (
     draw_crowds,
     extent,
 )
+from tests.models.things import random_things
+from visionpeft.models.matching import to_corners
+from visionpeft.models.rt_detr import feature_maps
 
 ASSET = Path(__file__).parents[2] / "visionpeft" / "assets" / "emoji-detr"
 CPU = torch.device("cpu")
@@ -72,19 +62,6 @@ def plain(crowds: Crowds) -> Crowds:
     crowds.sprite[:, :3] = torch.tensor([0, 3, 6])
     crowds.sprite[:, 3:] = -1
     return crowds
-
-
-def random_things(count: int, classes: int, seed: int) -> Targets:
-    """Random boxes and labels, the first row full, the second empty."""
-    rng = torch.Generator().manual_seed(seed)
-    middle, size = (
-        torch.rand(count, 12, 2, generator=rng) * 0.6 + 0.2,
-        torch.rand(count, 12, 2, generator=rng) * 0.3 + 0.05,
-    )
-    labels = torch.randint(classes, (count, 12), generator=rng)
-    number = torch.randint(1, 12, (count, 1), generator=rng)
-    number[0], number[1] = 12, 0
-    return Targets(torch.cat([middle, size], -1), labels.masked_fill(torch.arange(12) >= number, -1))
 
 
 def test_boxes_are_tight_around_what_is_seen_where_things_overlap_and_stick_out(sprites: Sprites) -> None:
@@ -135,73 +112,8 @@ def test_disturbing_moves_boxes_with_their_pixels() -> None:
     assert len(torch.unique(where[:, 0].round(decimals=3), dim=0)) == 8
 
 
-@pytest.mark.parametrize("step", [0.02, 0.001])
-def test_the_auction_finds_the_best_assignment(step: float) -> None:
-    rng = torch.Generator().manual_seed(0)
-    cost = 5 * torch.rand(40, 12, 30, generator=rng)
-    wanted = torch.arange(12) < torch.randint(13, (40, 1), generator=rng)
-    query, has = auction(cost, wanted, rounds=200, step=step)
-    assert torch.equal(has, wanted)
-    for row, number in enumerate(wanted.sum(1).tolist()):
-        chosen = query[row, :number]
-        assert len(set(chosen.tolist())) == number
-        best = cost[row, :number].numpy()
-        least = best[linear_sum_assignment(best)].sum()
-        assert cost[row, torch.arange(number), chosen].sum() <= least + step * number + 1e-5
-
-
-def test_the_loss_is_the_one_of_transformers(detector: RTDetrV2ForObjectDetection) -> None:
-    targets, rng = random_things(3, 3, seed=1), torch.Generator().manual_seed(2)
-    logits = torch.randn(4, 3, QUERIES, 3, generator=rng, dtype=torch.float64)
-    boxes = torch.rand(4, 3, QUERIES, 4, generator=rng, dtype=torch.float64) * 0.5 + 0.1
-    nobody = torch.zeros(3, 1, dtype=torch.long)
-    nothing = torch.zeros(3, 3, 2, 3, dtype=torch.float64), torch.rand(3, 3, 2, 4, dtype=torch.float64)
-    noisy = Noisy(nobody, boxes[0], nobody, torch.zeros(3, 1, dtype=torch.bool), nobody)
-    wanted = Targets(targets.boxes.double(), targets.labels)
-    mine = detection_loss(Predictions(logits, boxes, *nothing), noisy, wanted)
-    there = [label >= 0 for label in targets.labels]
-    labels = [
-        {"class_labels": label[some], "boxes": box[some]}
-        for label, box, some in zip(targets.labels, wanted.boxes, there, strict=True)
-    ]
-    by_layer = logits[1:].transpose(0, 1), boxes[1:].transpose(0, 1)
-    theirs, _, _ = RTDetrForObjectDetectionLoss(
-        logits[-1], labels, CPU, boxes[-1], detector.config, *by_layer, logits[0], boxes[0]
-    )
-    assert mine.item() == pytest.approx(theirs.item(), rel=1e-3)  # an auction may be a hair off the best assignment
-
-
-def test_the_training_pass_is_the_forward_pass_of_transformers(detector: RTDetrV2ForObjectDetection) -> None:
-    detector.eval()
-    pictures, targets = (
-        torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)),
-        random_things(2, 3, seed=0),
-    )
-    with torch.no_grad():
-        mine = predict(detector, pictures, noisy_queries(targets.boxes, targets.labels, 3))
-        theirs = detector((pictures - 0.5) / 0.25)
-    torch.testing.assert_close(mine.logits[-1], theirs.logits, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(mine.boxes[-1], theirs.pred_boxes, atol=1e-5, rtol=1e-4)
-
-
-def test_denoising_queries_see_their_group_and_are_seen_by_no_other() -> None:
-    targets = random_things(3, 3, seed=0)
-    noisy = noisy_queries(targets.boxes, targets.labels, 3, pairs=30, queries=5)
-    number = (targets.labels >= 0).sum(1).tolist()
-    assert noisy.real.all(1).tolist() == [count > 0 for count in number]
-    assert (noisy.labels[1] == 3).all()
-    for row, count in enumerate(number):
-        group = torch.arange(30) // max(1, count)
-        assert torch.equal(noisy.visible[row, :30, 30:60], group[:, None] == group)
-        assert not noisy.visible[row, 60:, :60].any()
-        assert noisy.visible[row, :, 60:].all()
-        assert noisy.which[row].max() == max(0, count - 1)
-    shift = (to_corners(noisy.boxes) - to_corners(targets.boxes[[0]].repeat(3, 5, 1)[:, :60])).abs()[0, :12]
-    assert (shift <= targets.boxes[0, :12, 2:].repeat(1, 2) / 2 + 1e-6).all()
-
-
 def test_a_step_reaches_every_weight_and_asks_the_host_nothing(detector: RTDetrV2ForObjectDetection) -> None:
-    training_mode(detector)
+    detector.train()
     rng = torch.Generator().manual_seed(0)
     targets = random_things(2, 3, seed=0)
     boxes, labels = torch.zeros(2, THINGS, 4), torch.full((2, THINGS), -1)

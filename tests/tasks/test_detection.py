@@ -116,9 +116,9 @@ def test_the_loss_is_the_detectors_own(place: Path, tmp_path: Path):
     task.base.model.eval()
     batch = task.batch([Position(0, index, index) for index in range(4)])
     out = task.loss(batch, rng(4))
-    found = detection_loss(task.base, batch.pixels, batch.mask, batch.targets)
+    found = detection_loss(task.base, batch.pixels, batch.mask, batch.targets.lists())
     torch.testing.assert_close(out.loss_sum, found.loss_sum)
-    assert float(out.count) == sum(len(target["boxes"]) for target in batch.targets)
+    assert float(out.count) == sum(len(target["boxes"]) for target in batch.targets.lists())
     assert {"loss_ce", "loss_bbox", "loss_giou"} <= set(out.logs)
     assert not any(name[-1].isdigit() for name in out.logs)
 
@@ -139,7 +139,7 @@ def test_every_decoder_layer_answers_unless_it_is_turned_off(tmp_path: Path, nam
         assert told == (auxiliary and name in ("detr", "conditional_detr"))
         batch = task.batch([Position(0, 0, 0)])
         task.base.model.train()
-        parts = detection_loss(task.base, batch.pixels, batch.mask, batch.targets).parts
+        parts = detection_loss(task.base, batch.pixels, batch.mask, batch.targets.lists()).parts
         places = {part.rpartition("_")[2] for part in parts if part.startswith("loss_bbox_") and "dn" not in part}
         assert len(places) == expected
 
@@ -178,9 +178,9 @@ def test_training_pictures_come_as_those_in_use(tmp_path: Path, name: str, shape
     preprocessing, scene, image = task.base.preprocessing, task.splits.train.scenes[1], task.splits.train.image(1)
     torch.testing.assert_close(batch.pixels, preprocessing.pixels([image]), atol=0.02, rtol=0)
     assert torch.equal(batch.mask, preprocessing.masks([image]))
-    boxes = batch.targets[0]["boxes"]
+    boxes = batch.targets.lists()[0]["boxes"]
     scores = torch.zeros(len(boxes), 3)
-    scores[range(len(boxes)), batch.targets[0]["class_labels"]] = 1 - torch.arange(len(boxes)) / 10
+    scores[range(len(boxes)), batch.targets.lists()[0]["class_labels"]] = 1 - torch.arange(len(boxes)) / 10
     found = task.detector._of_one("a", image, scores, boxes.double().numpy())
     np.testing.assert_allclose(found.boxes[: len(boxes)], scene.boxes, atol=0.01)
 

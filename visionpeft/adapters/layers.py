@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from visionpeft.adapters.algebra import DIFF, bias_delta, delta, ia3_factor, scales_input
+from visionpeft.adapters.joined import low_rank_linear
 from visionpeft.adapters.slots import SLOT, Active, Part, Slot, attribute
 from visionpeft.adapters.spec import DropoutSpec, LoraSpec, Spec, scale_of
 
@@ -77,6 +78,11 @@ class AdaptedLayer(Slot):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return ``base(x) + Σ wᵢ · δᵢ(x)``, the first term with the shifted parameters in place of the base's."""
+        if len(args) == 1 and not self._shifts and len(self._adds) == 1:
+            name, weight = self._adds[0]
+            joined = joined_output(self.base, self.branches[SLOT + name], weight, args[0])
+            if joined is not None:
+                return joined
         if not self._shifts:
             total = out = self.base(*args, **kwargs)
         else:
@@ -195,6 +201,22 @@ class Still(Part):
 
     def __init__(self) -> None:
         super().__init__({})
+
+
+def joined_output(base: nn.Module, branch: nn.Module, weight: float, x: Tensor) -> Tensor | None:
+    """Return a linear layer's output with its one LoRA branch in it, where autocast says in which type; else None."""
+    kind = x.device.type
+    if type(base) is not nn.Linear or not isinstance(branch, Branch) or not torch.is_autocast_enabled(kind):
+        return None
+    if branch.live is not lora_live or (branch.training and branch.dropout > 0) or not x.is_floating_point():
+        return None
+    if base.weight.requires_grad:
+        return None
+    parts = branch.whole
+    return low_rank_linear(
+        x, base.weight, base.bias, parts["lora_A.weight"], parts["lora_B.weight"], weight * branch.scale,
+        torch.get_autocast_dtype(kind),
+    )  # fmt: skip
 
 
 def apply_weight(base: nn.Module, x: Tensor, weight: Tensor) -> Tensor:

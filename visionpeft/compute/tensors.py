@@ -50,6 +50,11 @@ def with_tensors(value: T, change: Callable[[Tensor], Tensor]) -> T:
     return cast(T, type(value)(changed.values()))  # pyright: ignore[reportCallIssue, reportUnknownArgumentType]
 
 
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on the device, without waiting for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 @torch.no_grad()
 def refill(standing: object, value: object) -> None:
     """Copy the tensors of a value into those of another of the same form."""

@@ -1,9 +1,9 @@
-"""What a detector says, and its loss: transformers' own, given as a sum and a count."""
+"""What a detector says, and its loss as a sum and a count: transformers' own, or RT-DETR's on the device alone."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from visionpeft.models.matching import Targets
+from visionpeft.models.rt_detr import rt_detr_loss, trains_on_the_device
 from visionpeft.models.vision import VisionBase
 
 
@@ -104,6 +106,33 @@ def detection_loss(
         out = base.model(**_inputs(base, pixels, mask), labels=labels)
     count = _count(targets, base.device)
     return DetectionLoss(out.loss * count, count, {name: part.detach() for name, part in out.loss_dict.items()})
+
+
+def recordable(base: VisionBase) -> bool:
+    """Return whether the detector's loss can be computed by ``device_loss``, which never waits for the device."""
+    return trains_on_the_device(base.model)
+
+
+def device_loss(
+    base: VisionBase, pixels: Tensor, targets: Targets, uniform: Callable[[tuple[int, ...]], Tensor]
+) -> DetectionLoss:
+    """Return the loss of RT-DETR's paper, all layers and denoising queries in one sum, with nothing asked of the host.
+
+    Args:
+        base: the detector, in training mode.
+        pixels: [N, 3, H, W], normalised.
+        targets: padded, boxes as shares of the pixels' sides.
+        uniform: random numbers in [0, 1) for each picture, [N, *shape].
+
+    Returns:
+        The sum over things, their number, and the terms of the matched queries as means over layers and things.
+    """
+    matched, denoised, weights = rt_detr_loss(base.model, pixels, targets, uniform)
+    count = (targets.labels >= 0).sum().clamp(min=1).float()
+    answers = count * (base.model.config.decoder_layers + 1)
+    named = {"loss_vfl": matched.classes, "loss_bbox": matched.distance, "loss_giou": matched.overlap}
+    parts = {name: part.detach() / answers for name, part in named.items()}
+    return DetectionLoss(matched.weighted(weights) + denoised.weighted(weights), count, parts)
 
 
 def _inputs(base: VisionBase, pixels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:

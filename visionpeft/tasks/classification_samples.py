@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from visionpeft.compute.tensors import moved
 from visionpeft.data.ahead import Ahead, Kept
 from visionpeft.data.classification import Balanced, LabelledPictures, augmented
 from visionpeft.data.order import Position
@@ -56,7 +57,7 @@ class Samples:
     def batch(self, positions: Sequence[Position], device: torch.device) -> Batch:
         """Return the samples at these positions."""
         targets = self._targets[[self._which(position) for position in positions]]
-        return Batch(_moved(torch.stack(self._ahead.take(positions)), device), _moved(targets, device))
+        return Batch(moved(torch.stack(self._ahead.take(positions)), device), moved(targets, device))
 
     def files(self, positions: Sequence[Position]) -> list[str]:
         """Return the names of the pictures at these positions."""
@@ -70,8 +71,3 @@ class Samples:
         image = self._kept.image(self._which(Position(epoch, index, 0)))
         varied = augmented(image, self._data.augment, at=(self._seed, epoch, index))
         return self._preprocessing.pixels([varied])[0]
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, without waiting for it."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import AdapterSpec
+from visionpeft.compute.tensors import moved, with_tensors
 from visionpeft.data.ahead import Ahead
 from visionpeft.data.detection.augment import Sample, SceneSize, augmented
 from visionpeft.data.detection.batches import padded_batch
@@ -18,9 +19,10 @@ from visionpeft.errors import ConfigError
 from visionpeft.evaluation.detection.coco import coco_figures
 from visionpeft.inference.about import DetectorAbout
 from visionpeft.inference.detector import Detector
-from visionpeft.models.detection import detection_loss, train_all_layers
+from visionpeft.models.detection import detection_loss, device_loss, recordable, train_all_layers
 from visionpeft.models.heads import new_heads
 from visionpeft.models.manage import manage
+from visionpeft.models.matching import Targets, padded_targets
 from visionpeft.models.preprocess import Preprocessing
 from visionpeft.models.vision import VisionBase
 from visionpeft.tasks.detection_settings import DetectData, Metric
@@ -40,13 +42,12 @@ class Batch:
     Attributes:
         pixels: [N, 3, H, W] float32, normalised; padding is 0.
         mask: [N, H, W] long, 1 on the picture and 0 on padding.
-        targets: one a picture: "class_labels" [n] long, "boxes" [n, 4] float32 as shares of the pixels' sides, or of
-            the picture's where the base is told where it ends.
+        targets: boxes as shares of the pixels' sides, or of the picture's where the base is told where it ends.
     """
 
     pixels: Tensor
     mask: Tensor
-    targets: tuple[Mapping[str, Tensor], ...]
+    targets: Targets
 
 
 class Detection:
@@ -73,7 +74,6 @@ class Detection:
     """
 
     name = "detect"
-    unrecordable = "a detector's matching of boxes waits for the device."
 
     def __init__(
         self,
@@ -94,6 +94,8 @@ class Detection:
         about = DetectorAbout(labels=splits.train.labels, preprocessing=base.preprocessing, scratch=scratch)
         self.detector = Detector(base, about)
         self._as_wanted = train_all_layers(base, auxiliary)
+        waits = f"the matching of boxes that {base.family.name} has waits for the device."
+        self.unrecordable = "" if recordable(base) else waits
         heads = new_heads(base, about.labels, seed=seed, boxes=train_boxes)
         groups = Groups(base, heads)
         self.manager = manage(base)
@@ -145,13 +147,16 @@ class Detection:
             self._ahead.take(positions), wanted.mean, wanted.std, canvas=wanted.size,
             relative_to="picture" if self.base.sight.masked else "padded",
         )  # fmt: skip
-        targets = tuple({name: tensor.to(device) for name, tensor in target.items()} for target in made.labels)
-        return Batch(made.pixel_values.to(device), made.pixel_mask.to(device), targets)
+        return with_tensors(
+            Batch(made.pixel_values, made.pixel_mask, padded_targets(made.labels)), lambda tensor: moved(tensor, device)
+        )
 
     def loss(self, batch: Batch, rng: StepRng) -> StepOutput:
-        """Return the detector's own loss as a sum over boxes; its matching waits for the device."""
-        del rng
-        found = detection_loss(self.base, batch.pixels, batch.mask, batch.targets)
+        """Return the detector's own loss as a sum over boxes."""
+        if not self.unrecordable:
+            found = device_loss(self.base, batch.pixels, batch.targets, lambda shape: rng.uniform("denoising", shape))
+            return StepOutput(found.loss_sum, found.count, found.parts)
+        found = detection_loss(self.base, batch.pixels, batch.mask, batch.targets.lists())
         # the terms of the last layer; those of the layers before end in a number
         logs = {name: part for name, part in found.parts.items() if name.startswith("loss") and not name[-1].isdigit()}
         return StepOutput(found.loss_sum, found.count, logs)

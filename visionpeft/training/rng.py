@@ -41,9 +41,9 @@ class StepRng:
         drawn = torch.randn(self.global_batch, *shape, generator=self._generator(stream), device=self.device)
         return drawn[self.slots]
 
-    def uniform(self, stream: str) -> Tensor:
-        """Return draws [n] from [0, 1), float32; the same again for the same stream."""
-        drawn = torch.rand(self.global_batch, generator=self._generator(stream), device=self.device)
+    def uniform(self, stream: str, shape: Sequence[int] = ()) -> Tensor:
+        """Return draws [n, *shape] from [0, 1), float32; the same again for the same stream."""
+        drawn = torch.rand(self.global_batch, *shape, generator=self._generator(stream), device=self.device)
         return drawn[self.slots]
 
     def integers(self, high: int, stream: str) -> Tensor:
@@ -67,7 +67,7 @@ class StandingRng(StepRng):
         super().__init__(now.seed, now.step, now.slots, now.global_batch, now.device)
         self._now = now
         self._normal: dict[tuple[tuple[int, ...], str], Tensor] = {}
-        self._uniform: dict[str, Tensor] = {}
+        self._uniform: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self._integers: dict[tuple[int, str], Tensor] = {}
 
     def renew(self, now: StepRng) -> None:
@@ -75,8 +75,8 @@ class StandingRng(StepRng):
         self._now = now
         for (shape, stream), tensor in self._normal.items():
             tensor.copy_(now.normal(shape, stream))
-        for stream, tensor in self._uniform.items():
-            tensor.copy_(now.uniform(stream))
+        for (stream, shape), tensor in self._uniform.items():
+            tensor.copy_(now.uniform(stream, shape))
         for (high, stream), tensor in self._integers.items():
             tensor.copy_(now.integers(high, stream))
 
@@ -87,11 +87,12 @@ class StandingRng(StepRng):
             self._normal[key] = self._now.normal(shape, stream)
         return self._normal[key]
 
-    def uniform(self, stream: str) -> Tensor:
-        """Return the present step's draws [n] from [0, 1), float32."""
-        if stream not in self._uniform:
-            self._uniform[stream] = self._now.uniform(stream)
-        return self._uniform[stream]
+    def uniform(self, stream: str, shape: Sequence[int] = ()) -> Tensor:
+        """Return the present step's draws [n, *shape] from [0, 1), float32."""
+        key = (stream, tuple(shape))
+        if key not in self._uniform:
+            self._uniform[key] = self._now.uniform(stream, shape)
+        return self._uniform[key]
 
     def integers(self, high: int, stream: str) -> Tensor:
         """Return the present step's draws [n] from 0 to ``high`` - 1, long."""

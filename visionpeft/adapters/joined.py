@@ -1,0 +1,60 @@
+"""A linear layer and its LoRA branch in one operation: three products each way, and nothing kept twice.
+
+Under autocast, layers that follow each other convert the same input again and again, scale, add, and keep what the
+conversions made for the backward pass. Here the input is converted once, the branch is added by the product that ends
+it, and what is kept is the converted input and the narrow middle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class _LowRankLinear(torch.autograd.Function):
+    """``W x + b + scale · B A x`` in one type; gradients for x, A and B, none for W and b."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float,
+                dtype: torch.dtype) -> Tensor:  # fmt: skip
+        """See ``low_rank_linear``."""
+        rows, down_cast, up_cast = x.reshape(-1, x.shape[-1]).to(dtype), down.to(dtype), (up * scale).to(dtype)
+        hidden = rows @ down_cast.T
+        out = F.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype))
+        out.addmm_(hidden, up_cast.T)
+        ctx.save_for_backward(rows, hidden, weight, down_cast, up_cast)
+        ctx.scale, ctx.shape, ctx.kind = scale, x.shape, x.dtype
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """The gradients of x, A and B."""
+        rows, hidden, weight, down, up = ctx.saved_tensors
+        gradient = gradients[0].reshape(-1, gradients[0].shape[-1]).to(rows.dtype)
+        narrow = gradient @ up
+        for_x = None
+        if ctx.needs_input_grad[0]:
+            for_x = (gradient @ weight.to(rows.dtype)).addmm_(narrow, down).view(ctx.shape).to(ctx.kind)
+        for_down = (narrow.T @ rows).float()
+        for_up = (gradient.T @ hidden).float() * ctx.scale
+        return for_x, None, None, for_down, for_up, None, None
+
+
+def low_rank_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float, dtype: torch.dtype
+) -> Tensor:
+    """Return ``W x + b + scale · B A x``, computed in ``dtype``.
+
+    Args:
+        x: [..., in].
+        weight: W, [out, in], frozen.
+        bias: b, [out], frozen, or None.
+        down: A, [rank, in], float32.
+        up: B, [out, rank], float32.
+        scale: of the branch.
+        dtype: of the products and the result.
+    """
+    return _LowRankLinear.apply(x, weight, bias, down, up, scale, dtype)  # pyright: ignore[reportReturnType]
