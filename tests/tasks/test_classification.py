@@ -293,3 +293,14 @@ def test_pictures_are_mixed_in_the_loss(place: Path):
     outs = [task.loss(task.batch(positions(8)), step(task, 0, 8)) for task in (plain, mixing)]
     assert float(outs[0].count) == pytest.approx(float(outs[1].count))
     assert not torch.isclose(outs[0].loss_sum, outs[1].loss_sum, rtol=1e-5)
+
+
+def test_pictures_are_varied_anew_each_epoch(place: Path):
+    plain, varied = (
+        prepared(build(configured(place, data=data(place, augment=augment))))
+        for augment in ({}, {"flip_horizontal": True, "brightness": 0.5})
+    )
+    first, second = ([Position(epoch, 0, 0)] for epoch in (0, 1))
+    assert torch.equal(plain.batch(first).pixels, plain.batch(second).pixels)
+    assert not torch.equal(plain.batch(first).pixels, varied.batch(first).pixels)
+    assert not torch.equal(varied.batch(first).pixels, varied.batch(second).pixels)
