@@ -36,7 +36,7 @@ SUFFIXES = {
 
 NEEDS_CONVERSION = frozenset({".m4a", ".mp4", ".aac", ".wma", ".webm", ".amr", ".3gp", ".mkv", ".mov", ".avi", ".caf"})
 SLOWEST, FASTEST, MOST_CHANNELS = 4_000, 384_000, 64
-LONGEST = 24 * 3600.0
+LONGEST = 6 * 3600.0
 """Seconds of a stretch that is read at once."""
 
 _LOUDEST = 100.0

@@ -69,7 +69,7 @@ class CommonVoice(Settings):
 
 
 class AudioFolder(Settings):
-    """A folder as the library datasets has it: metadata.csv, .jsonl or .parquet with file_name, at the top or a split."""
+    """A folder as the library datasets has it: metadata.csv, .jsonl or .parquet with the column file_name."""
 
     format: Literal["audiofolder"] = "audiofolder"
     folder: Path = Field(description="Holds metadata.csv or .jsonl, or train/ and test/ that do; maybe within data/.")
@@ -90,7 +90,7 @@ class SpeechConfig(Settings):
     long: Literal["error", "skip", "cut"] = Field(
         default="error",
         description="Longer ones: error lists them all; skip leaves them out, one line each; cut makes several of one "
-        "at silences between its segments, and lists those without segments.",
+        "at silences between its segments; those without segments cannot be used.",
     )
     on_bad: OnBad = Field(
         default="error",
