@@ -78,7 +78,7 @@ def test_given_splits_are_kept_and_validation_is_drawn_from_training():
 def test_splits_that_cannot_be_made():
     with pytest.raises(DataError, match="there are 2 values of speaker for train and validation and test"):
         split_speech(people(2), BY)
-    with pytest.raises(DataError, match=r"no column 'speakr'.* Did you mean 'speaker'\. There are: speaker"):
+    with pytest.raises(DataError, match=r"no column 'speakr'.* Did you mean 'speaker'\? There are: speaker"):
         split_speech(people(4), SpeechSplitConfig(by="speakr"))
     with pytest.raises(DataError, match=r"1 utterances have no speaker, 0\.wav for one"):
         split_speech(utterances([("", 1.0, "a", None), ("p", 1.0, "b", None)]), BY)
