@@ -169,7 +169,7 @@ def test_tables_that_cannot_be_read(tmp_path):
     fails("line 2 is no JSON", name="t.jsonl", text='{"path": "a.wav", "text": "b"}\n{"path": \n')
     fails("line 1 holds '3': expected one object a line", name="t.jsonl", text="3\n")
     fails("line 1 is no JSON", name="t.jsonl", text="[" * 100_000)
-    fails("its split is 'trial'", text="path,text,split\na.wav,b,trial\n")
+    fails("the split 'trial' is none of train", text="path,text,split\na.wav,b,trial\n")
     with pytest.raises(DataError, match=r"the table .*u\.csv does not exist"):
         open_speech(config(tmp_path / "u.csv"))
 
