@@ -74,6 +74,15 @@ def test_a_stretch_is_that_part_of_the_whole(tmp_path_factory, start, length, ki
     np.testing.assert_allclose(part, read_audio(path)[start:end], atol=1e-6)
 
 
+def test_stretches_of_mp3_do_not_miss_what_frames_borrow(tmp_path):
+    rng = np.random.default_rng(0)
+    path = write(tmp_path / "a.mp3", rng.uniform(-0.3, 0.3, 160_000).astype(np.float32))
+    whole = read_audio(path)
+    for start in rng.integers(0, 150_000, 300):
+        part = read_audio(path, start=start / 16_000, end=(start + 3_000) / 16_000)
+        np.testing.assert_allclose(part, whole[start : start + 3_000], atol=1e-6)
+
+
 def test_the_digest_is_of_the_sound_and_not_of_the_file(tmp_path):
     sound = np.rint(tone(0.4) * 32_768).astype(np.int16)
     same = {sound_digest(write(tmp_path / name, sound)) for name in ("a.wav", "b.flac", "c.wav")}

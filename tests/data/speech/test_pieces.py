@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.speech.sets import config, table, tone, write
+from tests.data.speech.sets import Lines, config, table, tone, write
 from visionpeft.data.speech.audio import read_audio
 from visionpeft.data.speech.pieces import MARGIN, SLACK, pieces_of, quietest
 from visionpeft.data.speech.readers import open_speech
@@ -101,7 +101,8 @@ def test_long_rows_are_cut_or_refused_by_name(tmp_path):
     t = table(tmp_path / "t.jsonl", [{"path": "talk.wav", "speaker": "a", "segments": segments}])
     with pytest.raises(DataError, match=r"talk\.wav has 62\.0 s, .* set long to cut"):
         open_speech(config(t))
-    found = open_speech(config(t, long="cut"))
+    found = open_speech(config(t, long="cut"), said := Lines())
+    assert said.said == ["1 recordings of 62 s were cut into 3 pieces; 2 s of pauses, without words, are left out."]
     assert [item.text for item in found.items] == ["part 1", "part 21", "part 41"]
     for index, item in enumerate(found.items):
         assert found.seconds(index) < 30
@@ -124,3 +125,19 @@ def test_the_digest_of_a_piece_is_that_of_its_sound(tmp_path):
     t = table(tmp_path / "t.jsonl", [{"path": "talk.wav", "segments": segments}])
     for item in open_speech(config(t, long="cut", longest=5)).items:
         assert item.digest == sound_digest(item.path, start=item.start, end=item.end)
+
+
+@pytest.mark.parametrize("check", ["samples", "files"])
+def test_segments_after_the_end_are_refused_and_a_little_over_it_is_rounding(tmp_path, check):
+    recording(tmp_path / "talk.wav", [(0, 3)], 4)
+
+    def opened(*spans):
+        segments = [{"start": start, "end": end, "text": "a"} for start, end in spans]
+        t = table(tmp_path / "t.jsonl", [{"path": "talk.wav", "segments": segments}])
+        return open_speech(config(t, long="cut", longest=3.5, check=check))
+
+    with pytest.raises(DataError, match=r"talk\.wav has 4\.00 s, and a segment is said to last from 4 s to 4\.2 s"):
+        opened((0, 3), (4, 4.2))
+    with pytest.raises(DataError, match="a segment is said to last from 3 s to 5 s"):
+        opened((0, 3), (3, 5))
+    assert opened((0, 2), (3, 4.3)).items[-1].end == 4.0

@@ -45,6 +45,9 @@ _BLOCK = 1 << 20
 """Samples, over all channels, that are read at once: memory follows what a file holds, not what its header says."""
 _SLACK = 0.05
 """Seconds by which a stretch may end after the file: what times in tables are rounded by."""
+_RUN_UP = 10 * 1152
+"""Samples that an MP3 is read from before a stretch: its frames borrow bits from those before them (16 kHz, 300
+stretches of noise: 9 differ from the whole by up to 0.2 without it, none by more than 2e-7 with one frame or more)."""
 _MOST_CHUNKS = 64
 _UNKNOWN = frozenset({0, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, *(0xFFFF_FFFF - less for less in (36, 44, 70, 78))})
 """Lengths that programs write which do not know it yet, as those that write into a pipe."""
@@ -145,9 +148,10 @@ def decoded(path: Path, start: float = 0.0, end: float | None = None) -> tuple[A
     """
     with _opened(path) as (file, header):
         first, wanted = _stretch(path, header, start, end)
+        run_up = min(first, _RUN_UP) if header.kind == "MP3" else 0
         if first:
-            file.seek(first)
-        samples = _mono(file, header, wanted)
+            file.seek(first - run_up)
+        samples = _mono(file, header, run_up + wanted)[run_up:]
     _check(path, header, samples, wanted, start)
     return samples, header.rate
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from visionpeft.data.ahead import in_batches
 from visionpeft.data.speech.audio import audio_seconds, decoded, digest_of
-from visionpeft.data.speech.pieces import pieces_of
+from visionpeft.data.speech.pieces import MARGIN, pieces_of
 from visionpeft.data.speech.raw import RawUtterance
 from visionpeft.data.speech.settings import SpeechConfig
 from visionpeft.data.speech.utterances import Utterance, Utterances
@@ -62,12 +62,12 @@ def checked_utterances(rows: Sequence[RawUtterance], config: SpeechConfig, progr
     """
     found, faults = list[Utterance](), list[Fault]()
     seen: dict[str, str] = {}
+    cut: list[tuple[float, list[Utterance]]] = []
     for row, measured in _measured(rows, config, progress):
-        if measured.seconds > config.longest and config.long == "cut" and row.segments and not measured.fault:
-            whole = Utterance(row.name, row.path, row.start, row.end, row.text, row.split, row.columns, row.segments)
-            made = pieces_of(whole, measured.seconds, config.longest)
-        else:
-            made = [_utterance(row, measured)]
+        made = [_utterance(row, measured)]
+        if config.long == "cut" and row.segments and measured.seconds > config.longest and not measured.fault:
+            made = pieces_of(made[0], measured.seconds, config.longest)
+            cut.append((measured.seconds, made))
         for item in made:
             fault = _fault(row, item, measured, config, seen)
             if fault is None:
@@ -76,6 +76,8 @@ def checked_utterances(rows: Sequence[RawUtterance], config: SpeechConfig, progr
             else:
                 faults.append(fault)
     _tell(faults, len(rows), config, progress)
+    if cut:
+        progress.say(_cut_line(cut))
     return Utterances(tuple(found), tuple(str(fault) for fault in faults))
 
 
@@ -99,19 +101,30 @@ def _measure(row: RawUtterance, samples: bool) -> _Measured:
         return _Measured()
     try:
         if not samples:
-            end = audio_seconds(row.path) if row.end is None else row.end
-            return _Measured(end - row.start)
+            seconds = (audio_seconds(row.path) if row.end is None else row.end) - row.start
+            return _Measured(seconds, fault=_beyond(row, seconds))
         sound, rate = decoded(row.path, row.start, row.end)
     except DataError as error:
         return _Measured(fault=str(error))
-    return _Measured(len(sound) / rate, digest_of(sound, rate), not np.any(sound))
+    seconds = len(sound) / rate
+    return _Measured(seconds, digest_of(sound, rate), not np.any(sound), _beyond(row, seconds))
+
+
+def _beyond(row: RawUtterance, seconds: float) -> str:
+    """What is wrong with segments that lie after the end of the sound; "" where none does."""
+    for segment in row.segments:
+        if segment.start >= seconds or segment.end > seconds + MARGIN:
+            times = f"{segment.start:.7g} s to {segment.end:.7g} s"
+            return f"{row.name} has {seconds:.2f} s, and a segment is said to last from {times}: mend the times."
+    return ""
 
 
 def _utterance(row: RawUtterance, measured: _Measured) -> Utterance:
     text = row.text or " ".join(segment.text for segment in row.segments)
+    segments = tuple(replace(segment, end=min(segment.end, measured.seconds)) for segment in row.segments)
     return Utterance(
         stretch_name(row.name, row.start, row.end), row.path, row.start, row.end, text, row.split, row.columns,
-        row.segments, measured.seconds, measured.digest,
+        segments, measured.seconds, measured.digest,
     )  # fmt: skip
 
 
@@ -176,6 +189,15 @@ def _rule(fault: Fault, config: SpeechConfig) -> str:
     if fault.kind == "too long" and config.long != "cut":
         return config.long
     return config.on_bad
+
+
+def _cut_line(cut: Sequence[tuple[float, list[Utterance]]]) -> str:
+    before, pieces = sum(seconds for seconds, _ in cut), [piece for _, made in cut for piece in made]
+    lost = before - sum(piece.seconds or 0.0 for piece in pieces)
+    return (
+        f"{len(cut)} recordings of {before:.0f} s were cut into {len(pieces)} pieces; {lost:.0f} s of pauses, without "
+        "words, are left out."
+    )
 
 
 def _short(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -12,6 +12,8 @@ from visionpeft.data.speech.settings import SpeechSplitConfig
 from visionpeft.data.speech.utterances import Utterances
 from visionpeft.errors import DataError
 from visionpeft.progress import SILENT, Progress
+
+Kind = Literal["speaker", "audio", "sentence"]
 
 _SHOWN = 5
 
@@ -28,7 +30,7 @@ class SpeechLeak:
         count: how many utterances of the second split it concerns.
     """
 
-    kind: Literal["speaker", "audio", "sentence"]
+    kind: Kind
     value: str
     splits: tuple[str, str]
     names: tuple[str, str]
@@ -58,24 +60,29 @@ def speech_leaks(parts: Mapping[str, Utterances], by: str | None, progress: Prog
     Raises:
         DataError: sound cannot be read.
     """
-    digests = _digests(parts, progress)
-    kinds: list[tuple[Literal["speaker", "audio", "sentence"], Callable[[str, int], str]]] = [
-        ("audio", lambda split, index: digests[split][index]),
-        ("sentence", lambda split, index: spoken(parts[split].items[index].text)),
+    values: dict[Kind, Mapping[str, list[str]]] = {
+        "speaker": {split: [item.columns.get(by or "", "") for item in part.items] for split, part in parts.items()},
+        "audio": _digests(parts, progress),
+        "sentence": {split: [spoken(item.text) for item in part.items] for split, part in parts.items()},
+    }
+    return [
+        leak
+        for kind, found in values.items()
+        for first, second in combinations(parts, 2)
+        for leak in _shared(kind, (first, second), (parts[first], parts[second]), (found[first], found[second]))
     ]
-    if by is not None:
-        kinds.insert(0, ("speaker", lambda split, index: parts[split].items[index].columns.get(by, "")))
-    found: list[SpeechLeak] = []
-    for kind, value in kinds:
-        places = {split: _places(len(part), split, value) for split, part in parts.items()}
-        for first, second in combinations(parts, 2):
-            for same in places[first]:
-                if same and same in places[second]:
-                    here, there = places[first][same], places[second][same]
-                    names = (parts[first].items[here[0]].name, parts[second].items[there[0]].name)
-                    said = parts[first].items[here[0]].text if kind == "sentence" else same
-                    found.append(SpeechLeak(kind, said, (first, second), names, len(there)))
-    return found
+
+
+def _shared(
+    kind: Kind, splits: tuple[str, str], parts: tuple[Utterances, Utterances], values: tuple[list[str], list[str]]
+) -> Iterator[SpeechLeak]:
+    """What both have, in the order of the first."""
+    (first, second), (here, there) = parts, (_places(values[0]), _places(values[1]))
+    for value, places in here.items():
+        if value and value in there:
+            one, other = first.items[places[0]], second.items[there[value][0]]
+            told = one.text if kind == "sentence" else value
+            yield SpeechLeak(kind, told, splits, (one.name, other.name), len(there[value]))
 
 
 def spoken(text: str) -> str:
@@ -95,15 +102,26 @@ def check_leaks(leaks: Sequence[SpeechLeak], config: SpeechSplitConfig, progress
         rule = getattr(config, kind)
         if not some or rule == "off":
             continue
-        lines = [f"  {leak}" for leak in some[:_SHOWN]]
-        lines += [f"  … and {len(some) - _SHOWN} more"] if len(some) > _SHOWN else []
-        counted = f"{len(some)} {_NOUNS[kind]} in two splits, so that figures would be too good:\n" + "\n".join(lines)
+        lines = _sentence_lines(some) if kind == "sentence" else [str(leak) for leak in some[:_SHOWN]]
+        lines += [f"… and {len(some) - _SHOWN} more {kind} leaks."] if kind != "sentence" and len(some) > _SHOWN else []
         if rule == "error":
-            raise DataError(f"{counted}\nTake them out of one split, or set split.{kind} to say.")
-        progress.say(counted)
+            remedy = f"Figures would be too good: take them out of one split, or set split.{kind} to say."
+            raise DataError("\n".join([*lines, remedy]))
+        for line in lines:
+            progress.say(f"{line} Figures will be too good.")
 
 
-_NOUNS = {"speaker": "speaker(s) stand", "audio": "sound(s) stand", "sentence": "sentence(s) stand"}
+def _sentence_lines(leaks: Sequence[SpeechLeak]) -> list[str]:
+    """One line for each two splits: whole sets are often read from one list of sentences."""
+    pairs = dict.fromkeys(leak.splits for leak in leaks)
+    lines: list[str] = []
+    for first, second in pairs:
+        some = [leak for leak in leaks if leak.splits == (first, second)]
+        said = (
+            f"{sum(leak.count for leak in some)} utterances of {second} say {len(some)} sentences that stand in {first}"
+        )
+        lines.append(f"{said} too, as '{_short(some[0].value)}' ({some[0].names[0]}, {some[0].names[1]}).")
+    return lines
 
 
 def _digests(parts: Mapping[str, Utterances], progress: Progress) -> dict[str, list[str]]:
@@ -118,10 +136,10 @@ def _digests(parts: Mapping[str, Utterances], progress: Progress) -> dict[str, l
     return digests
 
 
-def _places(count: int, split: str, value: Callable[[str, int], str]) -> dict[str, list[int]]:
+def _places(values: Sequence[str]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
-    for index in range(count):
-        found.setdefault(value(split, index), []).append(index)
+    for index, value in enumerate(values):
+        found.setdefault(value, []).append(index)
     return found
 
 
