@@ -80,8 +80,10 @@ def test_times_that_are_a_little_off_still_cut_in_the_silence(tmp_path):
 def test_segments_that_overlap_are_never_parted(tmp_path):
     path = recording(tmp_path / "a.wav", [(0, 20)], 20)
     segments = (Timed(0, 12, "a"), Timed(12 - 2 * SLACK, 20, "b"))
-    (piece,) = pieces_of(Utterance("a.wav", path, 0.0, None, "", segments=segments), 20.0, 15.0)
-    assert piece.seconds == 20.0
+    nested = (Timed(0, 12, "a"), Timed(1, 2, "within"), Timed(5, 20, "b"))
+    for overlapping in (segments, nested):
+        (piece,) = pieces_of(Utterance("a.wav", path, 0.0, None, "", segments=overlapping), 20.0, 15.0)
+        assert piece.seconds == 20.0
 
 
 def test_the_quietest_moment_against_a_search():
@@ -141,3 +143,6 @@ def test_segments_after_the_end_are_refused_and_a_little_over_it_is_rounding(tmp
     with pytest.raises(DataError, match="a segment is said to last from 3 s to 5 s"):
         opened((0, 3), (3, 5))
     assert opened((0, 2), (3, 4.3)).items[-1].end == 4.0
+    (row,) = [{"path": "talk.wav", "segments": [{"start": 3, "end": 4.3, "text": "a"}]}]
+    (item,) = open_speech(config(table(tmp_path / "u.jsonl", [row]), check=check)).items
+    assert item.segments == (Timed(3, 4.0, "a"),)

@@ -62,6 +62,13 @@ def test_shares_are_of_the_seconds():
     assert {item.name for item in other.test.items} != {item.name for item in made.test.items}
 
 
+def test_no_part_is_left_without_a_speaker():
+    found = utterances([("a", 1.0, "a", None), ("b", 1.0, "b", None), ("c", 10.0, "c", None)])
+    for seed in range(20):
+        made = split_speech(found, SpeechSplitConfig(by="speaker", validation=0.4, test=0.4), seed)
+        assert [len(part) for part in made.parts().values()] == [1, 1, 1]
+
+
 def test_given_splits_are_kept_and_validation_is_drawn_from_training():
     rows = [(f"p{n}", 1.0, f"t{n}", "test" if n < 4 else "train") for n in range(20)]
     made = split_speech(utterances(rows), BY)

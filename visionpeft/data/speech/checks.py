@@ -143,7 +143,7 @@ def _fault(
     seconds = item.seconds or 0.0
     if row.fault:
         kind, says = "unreadable row", row.fault
-    elif not item.text.strip():
+    elif not item.text:
         kind, says = "no text", f"{item.name} has no text: write what is said, or take it away."
     elif item.name in seen:
         kind, says = "twice", f"{item.name} stands in {seen[item.name]} too: keep one of them."

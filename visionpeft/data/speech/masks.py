@@ -39,7 +39,7 @@ def masked(features: Tensor, config: SpeechAugment, rng: Chance, frames: Tensor 
     out = torch.zeros_like(sound)
     for number in range(config.time_masks):
         out = out | _run(along, heard, config.time_share, rng, f"time{number}")
-    gone = (out & sound)[:, None, :].expand_as(features)
+    gone = out[:, None, :].expand_as(features)
     across, every = torch.arange(mels, device=features.device), torch.full_like(heard, mels)
     for number in range(config.mel_masks):
         gone = gone | (_run(across, every, config.mel_share, rng, f"mel{number}")[:, :, None] & sound[:, None, :])
