@@ -60,11 +60,11 @@ def test_common_voice(tmp_path):
     for number in range(3):
         write(tmp_path / "clips" / f"c{number}.mp3", tone(0.5, 300 + 100 * number))
     header = "client_id\tpath\tsentence_id\tsentence\tup_votes\taccents\n"
-    for part, number, sentence in (("train", 0, 'a "quote that never ends'), ("dev", 1, "two"), ("test", 2, "three")):
+    for part, number, sentence in (("train", 0, '"A quote that never ends'), ("dev", 1, "two"), ("test", 2, "three")):
         (tmp_path / f"{part}.tsv").write_text(f"{header}s{number}\tc{number}.mp3\t9\t{sentence}\t2\tÉire\n")
     found = open_speech(config(tmp_path, "common_voice"))
     assert [(item.text, item.split) for item in found.items] == [
-        ('a "quote that never ends', "train"), ("two", "validation"), ("three", "test"),
+        ('"A quote that never ends', "train"), ("two", "validation"), ("three", "test"),
     ]  # fmt: skip
     assert found.items[0].columns["client_id"] == "s0"
     assert found.items[0].columns["accents"] == "Éire"
