@@ -155,7 +155,7 @@ def _source_of(path: Path) -> dict[str, str]:
 
 def format_of(path: Path) -> str:
     """Which source a path is, by what it is."""
-    kinds = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "medmnist"}
+    kinds = {".csv": "table", ".tsv": "table", ".jsonl": "table", ".parquet": "table", ".npz": "medmnist"}
     if not path.exists():
         raise DataError(f"{path} does not exist.")
     if path.is_dir():
