@@ -106,3 +106,16 @@ def test_a_rate_holds_for_the_parts_of_what_it_names():
     assert rates == {"model.layers.1": 2.0, "model.layers.10": 1.0, "heads": 3.0}
     with pytest.raises(ConfigError, match="'mod' is not trained"):
         rates_of({"mod": 1.0, "model": 1.0, "heads": 1.0}, groups)
+
+
+def test_momentum_begins_at_zero_even_if_the_first_step_is_skipped():
+    mine, theirs = (nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
+    config = OptimizerConfig(name="sgd", momentum=0.9, weight_decay=0.0)
+    optimizer = build_optimizer(config, {"a": [mine]}, {"a": 0.1})
+    assert torch.equal(optimizer.state[mine]["momentum_buffer"], torch.zeros(2))
+    plain = torch.optim.SGD([theirs], lr=0.1, momentum=0.9)
+    for step in range(4):
+        for parameter, steps in ((mine, optimizer), (theirs, plain)):
+            parameter.grad = torch.tensor([0.5, float(step)])
+            steps.step()
+    torch.testing.assert_close(mine, theirs)

@@ -83,7 +83,12 @@ def _adafactor(groups: Groups, config: OptimizerConfig, device: torch.device) ->
 def _sgd(groups: Groups, config: OptimizerConfig, device: torch.device) -> Optimizer:
     """Stochastic gradient descent with momentum."""
     fused = device.type in ("cuda", "cpu")
-    return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused)
+    optimizer = torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused)
+    for group in groups if config.momentum else ():
+        for parameter in group["params"]:
+            # torch begins with whatever lies in memory where the first step is skipped, as a loss scale may skip it
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 OPTIMIZERS: dict[str, Callable[[Groups, OptimizerConfig, torch.device], Optimizer]] = {
