@@ -178,7 +178,12 @@ def speech_figures(transcripts: Transcripts, config: SpeechReportConfig | None =
     if not len(transcripts):
         raise DataError("there are no utterances to measure.")
     draw = Draw(resamples=config.resamples, level=config.level, seed=config.seed)
-    compared = {name: _Compared.of(transcripts, name, config.language) for name in NORMALISATIONS}
+    compared: dict[Normalisation, _Compared] = {
+        name: _Compared.of(transcripts, name, config.language) for name in NORMALISATIONS
+    }
+    rates: dict[Normalisation, Rates] = {
+        name: Rates(wer=part.wer.rate(draw), cer=part.cer.rate(draw)) for name, part in compared.items()
+    }
     terms = TermCounts(transcripts.references, transcripts.hypotheses, config.terms) if config.terms else None
     main, failures = compared[config.normalisation], _failures(compared)
     columns, left_out = columns_of(transcripts, config.by, config.lengths)
@@ -192,7 +197,7 @@ def speech_figures(transcripts: Transcripts, config: SpeechReportConfig | None =
         language=config.language,
         normalisation=config.normalisation,
         level=config.level,
-        rates={name: Rates(wer=part.wer.rate(draw), cer=part.cer.rate(draw)) for name, part in compared.items()},
+        rates=rates,
         terms=found,
         failures=failure_figures(failures),
         groups={name: groups_of(name, values, transcripts, errors, terms, draw) for name, values in columns.items()},
@@ -203,7 +208,8 @@ def speech_figures(transcripts: Transcripts, config: SpeechReportConfig | None =
 
 
 def _failures(compared: Mapping[Normalisation, _Compared]) -> list[Failure | None]:
-    strange = [strangeness(compared[name].said, compared[name].written) for name in ("marks", "whisper")]
+    pairs = (compared["marks"], compared["whisper"])
+    strange = [strangeness(pair.said, pair.written) for pair in pairs]
     least = [min(values) for values in zip(*strange, strict=True)]
     return [failure_of(words, value) for words, value in zip(compared["marks"].words, least, strict=True)]
 
