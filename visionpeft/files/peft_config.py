@@ -34,16 +34,11 @@ CONFIG = "adapter_config.json"
 _TYPES = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
 """peft's name of a method -> what the numerator of its scale is called."""
 
-_PLAIN = {
+_REFUSED = (
     "fan_in_fan_out", "lora_bias", "layer_replication", "use_qalora", "target_parameters", "trainable_token_indices",
-    "alora_invocation_tokens", "arrow_config", "use_bdlora", "loftq_config", "lora_ga_config", "corda_config",
-    "modules_to_tie", "velora_config", "monteclora_config", "layers_to_transform", "exclude_modules",
-}  # fmt: skip
-"""Settings that say which modules there are, or how to train: the tensors tell all that is needed of these."""
-
-_TELLING = {"layers_to_transform", "exclude_modules", "loftq_config", "modules_to_tie"}
-_REFUSED = _PLAIN - _TELLING
-"""Settings that would change what the tensors mean."""
+    "alora_invocation_tokens", "arrow_config", "use_bdlora", "lora_ga_config", "corda_config",
+)  # fmt: skip
+"""Settings that change what the tensors mean, or the base."""
 
 _FIRST_VALUES = (None, True, False, "gaussian", "eva", "orthogonal", "lycoris")
 """First values that leave the base as it is; others ("pissa", "olora") change it when peft loads the folder."""
@@ -175,7 +170,7 @@ def read_config(path: Path) -> PeftSettings:
     kind = str(values.get("peft_type"))
     if kind not in _TYPES:
         raise FileFormatError(f"{path}: peft's '{kind}' is not read; {', '.join(_TYPES)} are.")
-    if strange := sorted(name for name in _REFUSED if values.get(name)):
+    if strange := [name for name in _REFUSED if values.get(name)]:
         raise FileFormatError(f"{path}: the setting '{strange[0]}' is not read: the adapter would mean something else.")
     if values.get("bias", "none") != "none":
         raise FileFormatError(f"{path}: trained biases ('{values['bias']}') are not read.")
