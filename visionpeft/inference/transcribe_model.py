@@ -114,7 +114,7 @@ class WhisperEars:
 
         model: Any = self._base.model
         config = GenerationConfig(
-            max_length=int(model.config.max_target_positions),
+            max_length=int(model.config.max_target_positions) - int(getattr(model.get_decoder(), "prompt_tokens", 0)),
             num_beams=self._beams,
             do_sample=False,
             eos_token_id=self._config.eos_token_id,
