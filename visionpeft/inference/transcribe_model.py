@@ -114,7 +114,7 @@ class WhisperEars:
 
         model: Any = self._base.model
         config = GenerationConfig(
-            max_length=int(model.config.max_target_positions),
+            max_new_tokens=int(model.config.max_target_positions) // 2,  # as OpenAI's own program
             num_beams=self._beams,
             do_sample=False,
             eos_token_id=self._config.eos_token_id,
@@ -142,10 +142,7 @@ class WhisperEars:
         )
 
         rules: list[Any] = []
-        never = list(getattr(self._config, "suppress_tokens", None) or [])
-        if not timestamps:
-            never += range(self._first, int(self._base.model.config.vocab_size))
-        if never:
+        if never := getattr(self._config, "suppress_tokens", None):
             rules.append(SuppressTokensLogitsProcessor(never, device=device))
         if at_first := getattr(self._config, "begin_suppress_tokens", None):
             rules.append(SuppressTokensAtBeginLogitsProcessor(at_first, begin, device=device))
