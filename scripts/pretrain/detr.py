@@ -35,7 +35,7 @@ from scripts.pretrain.detr_scenes import SIDE, Scenes, crowd_scenes
 from scripts.pretrain.training import Budget, Settings, Trainer
 
 SETTINGS = Settings(
-    learning_rate=5e-4, weight_decay=0.01, warmup=500, decay_from=0.0, average=0.999, clip=1.0, save_every=120.0
+    learning_rate=4e-4, weight_decay=0.01, warmup=500, decay_from=0.0, average=0.999, clip=1.0, save_every=120.0
 )
 LIMIT = 12_000_000
 """Bytes of the weights."""
@@ -213,8 +213,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, default=math.inf, help="of training, composing scenes included")
     parser.add_argument("--steps", type=int, default=30_000, help="most steps")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--pool", type=int, default=100_000, help="scenes to draw from; 0.3 MB each on the device")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--pool", type=int, default=60_000, help="scenes to draw from; 0.3 MB each on the device")
     parser.add_argument("--count", type=int, default=500, help="new scenes to measure with, of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--eager", action="store_true", help="do not record the step as a CUDA graph")

@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
-from tests.training.test_resume import FULL, STEPS, Stopping, everything
+from tests.training.test_resume import FULL, STEPS, Listening, Stopping, everything
 from tests.training.toy import Toy
 from visionpeft.training.engine import fit
 from visionpeft.training.interrupt import TrainingInterruptedError
+from visionpeft.training.optim import OptimizerConfig
 from visionpeft.training.settings import TrainConfig
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -48,6 +49,38 @@ def test_resume_is_exact(tmp_path, precision):
         fit(Toy(), config, tmp_path / f"{stop}", resume="auto")
         assert everything(tmp_path / f"{stop}") == everything(tmp_path / "straight")
     assert (tmp_path / "straight" / "checkpoints" / f"step_{STEPS:06d}").is_dir()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adafactor"])
+def test_recorded_steps_are_the_same_to_the_last_bit(tmp_path, precision, optimizer):
+    config = FULL.model_copy(
+        update={"precision": precision, "deterministic": True, "optimizer": OptimizerConfig(name=optimizer)}
+    )
+    heard = {}
+    for record in ("auto", "off"):
+        heard[record] = Listening()
+        fit(Toy(), config.model_copy(update={"record": record}), tmp_path / record, progress=heard[record])
+    assert everything(tmp_path / "auto") == everything(tmp_path / "off")
+    assert not heard["auto"].lines
+
+
+class Looking(Toy):
+    """Waits for the device in its loss."""
+
+    def loss(self, batch, rng):
+        out = super().loss(batch, rng)
+        assert float(out.count) > 0
+        return out
+
+
+def test_a_loss_that_waits_is_not_recorded_and_goes_on(tmp_path):
+    heard = Listening()
+    fit(Toy(), FULL.model_copy(update={"record": "off"}), tmp_path / "off")
+    fit(Looking(), FULL, tmp_path / "auto", progress=heard)
+    assert everything(tmp_path / "auto") == everything(tmp_path / "off")
+    assert len(heard.lines) == 1
+    assert heard.lines[0].startswith("steps are not recorded, which makes them slower: ")
 
 
 def test_float16_overflow_lowers_the_scale_and_goes_on(tmp_path):

@@ -28,7 +28,7 @@ def test_any_splitting_gives_the_gradient_of_the_mean(pieces):
         out = StepOutput(errors(net, part_x, part_y).sum(), torch.tensor(float(len(part_x))))
         out.loss_sum.backward()
         buffer.note(out)
-    buffer.reduce(world=1)
+    buffer.divide()
     for parameter, wanted in zip(net.parameters(), exact.parameters(), strict=True):
         assert torch.allclose(parameter.grad.double(), wanted.grad, atol=1e-6)
     assert float(buffer.loss_sum / buffer.count) == pytest.approx(errors(net, x, y).mean().item(), rel=1e-6)
@@ -58,9 +58,9 @@ def test_clipping_scales_down_only(limit, length):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_the_watch_keeps_the_first_bad_step(bad):
     watch = Watch(torch.device("cpu"))
-    watch.look(0, torch.tensor(1.0), torch.tensor(2.0))
+    watch.look(torch.tensor(0), torch.tensor(1.0), torch.tensor(2.0))
     assert watch.first() is None
-    watch.look(3, torch.tensor(1.0), torch.tensor(bad))
-    watch.look(4, torch.tensor(bad), torch.tensor(1.0))
-    watch.look(5, torch.tensor(1.0), torch.tensor(1.0))
+    watch.look(torch.tensor(3), torch.tensor(1.0), torch.tensor(bad))
+    watch.look(torch.tensor(4), torch.tensor(bad), torch.tensor(1.0))
+    watch.look(torch.tensor(5), torch.tensor(1.0), torch.tensor(1.0))
     assert watch.first() == 3

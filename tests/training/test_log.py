@@ -84,3 +84,13 @@ def test_the_second_signal_is_not_held_back():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_is_not_a_number_is_null_in_the_log(tmp_path):
+    log = RunLog(tmp_path / "log.jsonl", Accelerator(cpu=True), {}, kept_steps=0)
+    log.write(1, "evaluate", {"precision": float("nan"), "recall": 0.5})
+    log.close()
+    line = (tmp_path / "log.jsonl").read_text()
+    assert json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON")) == {
+        "step": 1, "kind": "evaluate", "precision": None, "recall": 0.5,
+    }  # fmt: skip

@@ -89,7 +89,8 @@ def test_the_average_is_its_recursion_and_swaps_exactly():
     expected = torch.tensor([1.0, 2.0], dtype=torch.float64)
     for step in range(20):
         parameter.data.mul_(1.1)
-        ema.update(step)
+        ema.begin(step)
+        ema.update()
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * parameter.detach().double()
     assert torch.allclose(ema.averages[0].double(), expected, rtol=1e-5)

@@ -22,15 +22,14 @@ FULL = TrainConfig(
 
 
 class Stopping(Toy):
-    """Asks for a stop, as Ctrl-C does, while a step is being made."""
+    """Asks for a stop, as Ctrl-C does, while a step is being made; a recorded loss would not be asked again."""
 
     stop_at = -1
 
-    def loss(self, batch, rng):
-        if rng.step == self.stop_at:
+    def batch(self, positions):
+        if len(self.seen) == self.stop_at * FULL.gradient_accumulation:
             signal.raise_signal(signal.SIGINT)
-            self.stop_at = -1
-        return super().loss(batch, rng)
+        return super().batch(positions)
 
 
 class Listening(SilentProgress):

@@ -45,6 +45,7 @@ class Toy:
     metric: str | None = "fit"
     figures: dict[int, dict[str, float]] = field(default_factory=dict)
     name: str = "toy"
+    unrecordable: str = ""
     deaf: bool = False
     shares: dict[str, float] = field(default_factory=dict)
 

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from visionpeft.errors import DataError
+from visionpeft.errors import DataError, did_you_mean
 
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""Names of splits in files -> ours."""
+"""How people write a split (in small letters) -> what it is called here."""
+
+
+def split_named(text: str) -> str:
+    """Return "train", "validation" or "test" for how people write them.
+
+    Raises:
+        DataError: it is none of them.
+    """
+    found = SPLITS.get(text.strip().lower())
+    if found is None:
+        near = did_you_mean(text.strip().lower(), SPLITS)
+        raise DataError(f"the split '{text}' is none of train, validation and test.{near}")
+    return found
 
 
 def inside(folder: Path, name: str, said_by: Path) -> Path:

@@ -184,8 +184,9 @@ def families() -> tuple[Family, ...]:
     from visionpeft.models.stable_diffusion import SD1, SD2, SDXL
     from visionpeft.models.stages import STAGED
     from visionpeft.models.vit import TRANSFORMERS
+    from visionpeft.models.whisper import WHISPER
 
-    return SD1, SD2, SDXL, *TRANSFORMERS, *STAGED, *DETECTORS
+    return SD1, SD2, SDXL, *TRANSFORMERS, *STAGED, *DETECTORS, WHISPER
 
 
 def family_of(model: Any) -> Family:

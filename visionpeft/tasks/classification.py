@@ -73,6 +73,7 @@ class Classification:
     """
 
     name = "classify"
+    unrecordable = ""
 
     def __init__(
         self,

@@ -71,6 +71,7 @@ class Detection:
     """
 
     name = "detect"
+    unrecordable = "a detector's matching of boxes waits for the device."
 
     def __init__(
         self,

@@ -72,6 +72,7 @@ class DreamBooth:
     """
 
     name = "dreambooth"
+    unrecordable = ""
 
     def __init__(
         self,

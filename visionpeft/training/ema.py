@@ -24,14 +24,19 @@ class Ema:
         self.parameters = list(parameters)
         self.decay = decay
         self.averages = [p.detach().clone() for p in parameters]
+        self._pull = torch.zeros((), device=parameters[0].device)
+
+    def begin(self, step: int) -> None:
+        """Set how far step ``step`` (from 0) pulls the averages."""
+        self._pull.fill_(1.0 - min(self.decay, (1 + step) / (10 + step)))
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the weights after step ``step`` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self) -> None:
+        """Take in the weights as the step leaves them: one kernel for all of them, thrice."""
         current: list[Tensor] = list(self.parameters)
-        # One kernel for all of them.
-        torch._foreach_lerp_(self.averages, current, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
+        gaps = torch._foreach_sub(current, self.averages)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
+        torch._foreach_mul_(gaps, self._pull)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
+        torch._foreach_add_(self.averages, gaps)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
 
     @contextmanager
     def swapped(self) -> Generator[None]:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from visionpeft.adapters.archive import Adapter
+from visionpeft.compute.recorded import Recorder
 from visionpeft.errors import TrainingError
 from visionpeft.progress import SILENT, Progress
 from visionpeft.safefile import write_atomically
@@ -25,9 +26,10 @@ from visionpeft.training.lock import locked
 from visionpeft.training.log import Window, merge_windows
 from visionpeft.training.record import FitResult, RunRecord
 from visionpeft.training.remedies import memory_explained, not_a_number
-from visionpeft.training.rng import StepRng, mix_seed
+from visionpeft.training.rng import mix_seed
 from visionpeft.training.settings import TrainConfig
 from visionpeft.training.start import beginning, launched_precision, open_accelerator
+from visionpeft.training.steps import Steps
 from visionpeft.training.task import Context, Task
 from visionpeft.training.trainer import Trainer
 
@@ -120,9 +122,9 @@ class _Run:
             self.task.prepare(context)
         size, accumulation = config.batch_size, config.gradient_accumulation
         self.plan = BatchPlan(config.seed, self.task.samples(), size, accumulation, rank, world)
-        slots = [[position.slot for position in micro] for micro in self.plan.micro(0)]
-        self.slots = torch.tensor(slots, device=self.device).unbind()  # the same in every step: copied once
         self.trainer = Trainer(self.task.trainable(), config, self.precision, world, self.task.rates())
+        recorder = Recorder(self.device) if self.device.type == "cuda" and config.record == "auto" else None
+        self.steps = Steps(self.task, self.trainer, self.plan, self.precision, self.window, self.progress, recorder)
         for module in self.task.components.values():
             module.train()
 
@@ -143,7 +145,7 @@ class _Run:
             self.clock.start(self.step)
             while not self._ended():
                 with self._explained("training"):
-                    self._make_step()
+                    self.steps.make(self.step)
                 self.step += 1
                 note = self._log_line() if self._due(config.log_every) else note
                 bar.advance(1, note)
@@ -153,21 +155,6 @@ class _Run:
                     self._save(settings)
                 if interrupted:
                     raise TrainingInterruptedError(f"stopped after step {self.step}, now saved; resume=auto goes on.")
-
-    def _make_step(self) -> None:
-        """One step: nothing in it waits for the device."""
-        seed, step = self.config.seed, self.step
-        self.trainer.begin()
-        for number, positions in enumerate(self.plan.micro(step)):
-            batch = self.task.batch(positions)
-            torch.manual_seed(mix_seed(seed, step, number, self.plan.rank, "torch"))  # for dropout
-            rng = StepRng(seed, step, self.slots[number], self.plan.global_batch, self.device)
-            with self.precision.autocast(self.device):
-                out = self.task.loss(batch, rng)
-            self.trainer.backward(out)
-            self.window.add(out.logs)
-        self.trainer.update(step)
-        self.trainer.note(self.window)
 
     def _due(self, every: int) -> bool:
         """Whether something that is done every so many steps, and after the last, is to be done now; 0: never."""

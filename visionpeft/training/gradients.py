@@ -38,10 +38,8 @@ class GradientBuffer:
         self.loss_sum.add_(out.loss_sum.detach())
         self.count.add_(out.count)
 
-    def reduce(self, world: int) -> None:
-        """Sum over the processes, then turn the sum of the gradients into their mean."""
-        if world > 1:
-            torch.distributed.all_reduce(self.flat)
+    def divide(self) -> None:
+        """Turn the sum of the gradients into their mean."""
         self.gradients.div_(self.count)
 
     def norm(self) -> Tensor:
@@ -59,10 +57,10 @@ class Watch:
     def __init__(self, device: torch.device) -> None:
         self._first = torch.full((), -1, dtype=torch.long, device=device)
 
-    def look(self, step: int, *values: Tensor) -> None:
-        """Note the step (from 0) if any of the scalars is not finite and none before was."""
+    def look(self, step: Tensor, *values: Tensor) -> None:
+        """Note the step (from 0, a scalar on the device) if any of the others is not finite and none before was."""
         finite = torch.isfinite(torch.stack(values)).all()
-        self._first.masked_fill_(~finite & (self._first < 0), step)
+        self._first.copy_(torch.where(~finite & (self._first < 0), step, self._first))
 
     def first(self) -> int | None:
         """Return the first bad step, from 0, or None; this waits for the device."""

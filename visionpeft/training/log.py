@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -41,8 +42,14 @@ class RunLog:
         self._file = path.open("ab")
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Append a line, which is in the system's hands when this returns; numbers go to the trackers as well."""
-        line = json.dumps({"step": step, "kind": kind, **values})
+        """Append a line, which is in the system's hands when this returns; numbers go to the trackers as well.
+
+        What is not a number, such as the precision of a class that was never predicted, is null.
+        """
+        known = {
+            key: None if isinstance(value, float) and not isfinite(value) else value for key, value in values.items()
+        }
+        line = json.dumps({"step": step, "kind": kind, **known}, allow_nan=False)
         self._file.write(line.encode() + b"\n")
         self._file.flush()
         figures = _flat(kind, values)
@@ -72,41 +79,40 @@ class RunLog:
 
 
 class Window:
-    """Means over the steps since the last line of the log, gathered on the device and read only for the line."""
+    """Means over the steps since the last line of the log, gathered on the device and read only for the line.
+
+    A key's sum and number stay in one tensor [2] float32 of their own, so that recorded steps can add to them.
+    """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._numbers: dict[str, float | Tensor] = {}
+        self._pairs: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def add(self, values: Mapping[str, Tensor], number: float | Tensor = 1.0) -> None:
         """Take in scalars on the device; ``number`` is how many terms each of them sums."""
         for key, value in values.items():
-            self._sums[key] = self._sums.get(key, 0.0) + value.detach().float()
-            self._numbers[key] = self._numbers.get(key, 0.0) + number
+            if key not in self._pairs:
+                self._pairs[key] = torch.zeros(2, device=value.device)
+            total, terms = self._pairs[key].unbind()
+            total.add_(value.detach())
+            terms.add_(number)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what a continued run needs to write the same next line, by name."""
-        return {
-            f"window.{key}": torch.stack([total, torch.as_tensor(self._numbers[key], device=total.device).float()])
-            for key, total in self._sums.items()
-        }
+        return {f"window.{key}": pair.clone() for key, pair in self._pairs.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
         """Take back what ``tensors`` gave."""
-        for name, pair in tensors.items():
-            total, number = pair.to(device).unbind()
-            self._sums[name.removeprefix("window.")] = total
-            self._numbers[name.removeprefix("window.")] = number
+        self._pairs = {name.removeprefix("window."): pair.to(device, copy=True) for name, pair in tensors.items()}
 
     def take(self) -> dict[str, tuple[float, float]]:
         """Return sum and number by key, and begin anew; this waits for the device."""
-        tensors = self.tensors()
-        self._sums, self._numbers = {}, {}
-        if not tensors:
+        if not self._pairs:
             return {}
-        pairs = torch.stack(list(tensors.values())).tolist()
-        return {name.removeprefix("window."): (total, n) for name, (total, n) in zip(tensors, pairs, strict=True)}
+        pairs = torch.stack(list(self._pairs.values())).tolist()
+        for pair in self._pairs.values():
+            pair.zero_()
+        return {name: (total, number) for name, (total, number) in zip(self._pairs, pairs, strict=True) if number}
 
 
 def merge_windows(windows: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, float]:

@@ -54,8 +54,11 @@ class OptimizerConfig(BaseModel):
 
 def _adamw(groups: Groups, config: OptimizerConfig, device: torch.device) -> Optimizer:
     """AdamW (arXiv:1711.05101), in one kernel where the device has it."""
-    fused = device.type in ("cuda", "cpu")
-    return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=fused)
+    cuda = device.type == "cuda"
+    fused = cuda or device.type == "cpu"
+    return torch.optim.AdamW(
+        groups, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=fused, capturable=cuda
+    )
 
 
 def _adamw8bit(groups: Groups, config: OptimizerConfig, device: torch.device) -> Optimizer:
@@ -90,6 +93,14 @@ OPTIMIZERS: dict[str, Callable[[Groups, OptimizerConfig, torch.device], Optimize
     "sgd": _sgd,
 }
 """Name -> maker of the optimizer for groups {"params", "lr"} on a device."""
+
+_RECORDABLE = ("adamw", "sgd")
+"""Optimizers whose step keeps no number on the host, so that it can be recorded as a CUDA graph."""
+
+
+def recordable(config: OptimizerConfig, device: torch.device) -> bool:
+    """Return whether the optimizer's steps can be recorded; its learning rates then are scalars on the device."""
+    return device.type == "cuda" and config.name in _RECORDABLE
 
 
 def rates_of(learning_rate: float | Mapping[str, float], groups: Sequence[str]) -> dict[str, float]:
@@ -126,4 +137,7 @@ def build_optimizer(
         ConfigError: the optimizer does not work on the device.
     """
     groups: Groups = [{"params": list(parameters), "lr": rates[name]} for name, parameters in trainable.items()]
-    return OPTIMIZERS[config.name](groups, config, groups[0]["params"][0].device)
+    device = groups[0]["params"][0].device
+    if recordable(config, device):
+        groups = [group | {"lr": torch.tensor(group["lr"], device=device)} for group in groups]
+    return OPTIMIZERS[config.name](groups, config, device)

@@ -54,3 +54,48 @@ class StepRng:
 
     def _generator(self, stream: str) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(mix_seed(self.seed, self.step, stream))
+
+
+class StandingRng(StepRng):
+    """Keeps its draws in tensors that stay where they are, and renews them: a recorded step finds them there.
+
+    Args:
+        now: makes the draws of the first step.
+    """
+
+    def __init__(self, now: StepRng) -> None:
+        super().__init__(now.seed, now.step, now.slots, now.global_batch, now.device)
+        self._now = now
+        self._normal: dict[tuple[tuple[int, ...], str], Tensor] = {}
+        self._uniform: dict[str, Tensor] = {}
+        self._integers: dict[tuple[int, str], Tensor] = {}
+
+    def renew(self, now: StepRng) -> None:
+        """Put the draws of another step in place of all that was asked for so far."""
+        self._now = now
+        for (shape, stream), tensor in self._normal.items():
+            tensor.copy_(now.normal(shape, stream))
+        for stream, tensor in self._uniform.items():
+            tensor.copy_(now.uniform(stream))
+        for (high, stream), tensor in self._integers.items():
+            tensor.copy_(now.integers(high, stream))
+
+    def normal(self, shape: Sequence[int], stream: str = "noise") -> Tensor:
+        """Return the present step's standard normal draws [n, *shape], float32."""
+        key = (tuple(shape), stream)
+        if key not in self._normal:
+            self._normal[key] = self._now.normal(shape, stream)
+        return self._normal[key]
+
+    def uniform(self, stream: str) -> Tensor:
+        """Return the present step's draws [n] from [0, 1), float32."""
+        if stream not in self._uniform:
+            self._uniform[stream] = self._now.uniform(stream)
+        return self._uniform[stream]
+
+    def integers(self, high: int, stream: str) -> Tensor:
+        """Return the present step's draws [n] from 0 to ``high`` - 1, long."""
+        key = (high, stream)
+        if key not in self._integers:
+            self._integers[key] = self._now.integers(high, stream)
+        return self._integers[key]

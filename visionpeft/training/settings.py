@@ -13,7 +13,7 @@ from visionpeft.training.schedules import SCHEDULES, unknown
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 # What may differ between a run and its continuation: everything that does not change the steps already made.
-_FREE = ("steps", "batch_size", "gradient_accumulation", "gradient_checkpointing", "checkpoint_every",
+_FREE = ("steps", "batch_size", "gradient_accumulation", "gradient_checkpointing", "record", "checkpoint_every",
          "keep_checkpoints", "evaluate_every", "early_stop", "log_every", "trackers")  # fmt: skip
 
 
@@ -47,6 +47,9 @@ class TrainConfig(BaseModel):
     """Arithmetic of a step; the trained weights are float32 always."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    record: Literal["auto", "off"] = "auto"
+    """On a GPU, record a step whose shapes repeat as a CUDA graph and replay it (auto), or launch every kernel of every
+    step from Python (off). The steps are the same."""
     deterministic: bool = False
     """On a GPU, use only kernels that always give the same bits: repeated and resumed runs are then bit-equal there as
     they are on the CPU, at some cost in speed."""

@@ -84,10 +84,12 @@ class Task(Protocol):
         metric: the key of ``evaluate()`` that chooses the best checkpoint, larger is better; None: the last is taken.
         components: the models in training, by name; the engine puts them into training mode, and into evaluation mode
             around ``evaluate``, ``preview`` and ``capture``.
+        unrecordable: why ``loss`` cannot be recorded as a CUDA graph, for a line to the user; "" where it can.
     """
 
     name: str
     metric: str | None
+    unrecordable: str
 
     @property
     def components(self) -> Mapping[str, nn.Module]:

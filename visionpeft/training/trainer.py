@@ -14,7 +14,7 @@ from visionpeft.errors import FileFormatError, TrainingError
 from visionpeft.training.ema import Ema
 from visionpeft.training.gradients import GradientBuffer, Watch
 from visionpeft.training.log import Window
-from visionpeft.training.optim import build_optimizer, rates_of
+from visionpeft.training.optim import build_optimizer, rates_of, recordable
 from visionpeft.training.schedules import schedule_factor
 from visionpeft.training.settings import TrainConfig
 from visionpeft.training.task import StepOutput
@@ -22,6 +22,9 @@ from visionpeft.training.task import StepOutput
 
 class Trainer:
     """The state that steps change, all on the device; a step never waits for it.
+
+    A step is ``begin``, ``backward`` for each micro-batch, ``exchange``, ``update``. Where ``recordable``, ``update``
+    does the same work on the same tensors in every step.
 
     Args:
         trainable: parameters by group, float32 and on one device.
@@ -52,35 +55,48 @@ class Trainer:
         self.gradients = GradientBuffer(everything)
         given = rates_of(config.learning_rate, list(trainable))
         self.rates = {name: rate * (shares or {}).get(name, 1.0) for name, rate in given.items()}
+        self.recordable = recordable(config.optimizer, self.device)
         self.optimizer = build_optimizer(config.optimizer, trainable, self.rates)
         self.ema = None if config.ema is None else Ema(everything, config.ema)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
         self.watch = Watch(self.device)
+        self.step = torch.zeros((), dtype=torch.long, device=self.device)
         self.norm = torch.zeros((), device=self.device)
 
-    def begin(self) -> None:
-        """Begin a step."""
+    def begin(self, step: int) -> None:
+        """Begin step ``step`` (from 0): what depends on its number is put onto the device."""
         self.gradients.clear()
+        self.step.fill_(step)
+        for group, rate in zip(self.optimizer.param_groups, self.learning_rates(step).values(), strict=True):
+            if self.recordable:
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        if self.ema is not None:
+            self.ema.begin(step)
 
     def backward(self, out: StepOutput) -> None:
         """Add a micro-batch's gradients."""
         self.scaler.scale(out.loss_sum).backward()
         self.gradients.note(out)
 
-    def update(self, step: int) -> None:
-        """End step ``step`` (from 0): reduce, clip, move the weights and their average."""
-        self.gradients.reduce(self.world)
+    def exchange(self) -> None:
+        """Sum gradients, losses and counts over the processes."""
+        if self.world > 1:
+            torch.distributed.all_reduce(self.gradients.flat)
+
+    def update(self) -> None:
+        """End the step: clip, move the weights and their average; the same work on the device in every step."""
+        self.gradients.divide()
         self.scaler.unscale_(self.optimizer)
-        self.norm = self.gradients.norm()
-        self.watch.look(step, self.gradients.loss_sum, self.gradients.count, self._watched_norm())
+        self.norm.copy_(self.gradients.norm())
+        self.watch.look(self.step, self.gradients.loss_sum, self.gradients.count, self._watched_norm())
         if self.config.max_grad_norm is not None:
             self.gradients.clip(self.norm, self.config.max_grad_norm)
-        for group, rate in zip(self.optimizer.param_groups, self.learning_rates(step).values(), strict=True):
-            group["lr"] = rate
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is not None:
-            self.ema.update(step)
+            self.ema.update()
 
     def note(self, window: Window) -> None:
         """Add the step's loss and gradient norm to the log's means; a norm that overflowed in float16 is left out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,6 +45,9 @@ _BLOCK = 1 << 20
 """Samples, over all channels, that are read at once: memory follows what a file holds, not what its header says."""
 _SLACK = 0.05
 """Seconds by which a stretch may end after the file: what times in tables are rounded by."""
+_MOST_CHUNKS = 64
+_UNKNOWN = frozenset({0, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, *(0xFFFF_FFFF - less for less in (36, 44, 70, 78))})
+"""Lengths that programs write which do not know it yet, as those that write into a pipe."""
 _CUT_SHORT = 0.2
 """Seconds by which a file may be shorter than its header says; encoders of MP3 count whole frames."""
 
@@ -188,7 +191,7 @@ def _check(path: Path, header: Header, samples: Audio, wanted: int, start: float
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Header]]:
+def _opened(path: Path) -> Generator[tuple[Any, Header]]:
     """The open file with its header, checked; whatever libsndfile finds wrong becomes one line."""
     library = _soundfile(path)
     _check_name(path)
@@ -239,6 +242,24 @@ def _check_header(path: Path, header: Header) -> None:
         raise DataError(f"{path} says it has {header.channels} channels: at most {MOST_CHANNELS} are read.")
     if header.frames < 1:
         raise DataError(f"{path} holds no sound: it has no samples.")
+    lacking = _lacking(path) if header.kind in ("WAV", "WAVEX") else 0
+    if lacking > 0:
+        raise DataError(f"{path} is cut short: {lacking:,} bytes that it says it has are missing. Copy it again.")
+
+
+def _lacking(path: Path) -> int:
+    """How many bytes of samples a wav file says it has and has not; libsndfile reads what is there without a word."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        place = 12
+        for _ in range(_MOST_CHUNKS):
+            file.seek(place)
+            head = file.read(8)
+            length = int.from_bytes(head[4:], "little")
+            if len(head) < 8 or head[:4] == b"data":
+                return place + 8 + length - size if length not in _UNKNOWN and len(head) == 8 else 0
+            place += 8 + length + length % 2
+    return 0
 
 
 def _what_it_is(path: Path, error: Exception) -> str:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from visionpeft.data.given import SPLITS, inside
+from visionpeft.data.given import inside, split_named
 from visionpeft.data.speech.settings import Columns
 from visionpeft.data.speech.utterances import Timed
 from visionpeft.data.tables import Cells
@@ -121,7 +121,8 @@ def raw_utterance(where: str, cells: Cells, meaning: Meaning, folder: Path, tabl
         path = inside(folder, name, table)
         start, end = (_seconds(cells, column) for column in (meaning.start, meaning.end))
         segments = _segments(cells[meaning.segments]) if meaning.segments else ()
-        split = _split(cells[meaning.split]) if meaning.split else None
+        written = cells[meaning.split] if meaning.split else ""
+        split = split_named(written) if written else None
     except DataError as error:
         return RawUtterance(where, name, folder, fault=str(error))
     return RawUtterance(where, name, path, text, start or 0.0, end, segments, split, columns)
@@ -147,14 +148,6 @@ def _seconds(cells: Cells, column: str | None) -> float | None:
     if not 0 <= value < math.inf:
         raise DataError(f"its {column} is '{text[:40]}': expected seconds, from 0")
     return value
-
-
-def _split(text: str) -> str | None:
-    if not text:
-        return None
-    if text.lower() not in SPLITS:
-        raise DataError(f"its split is '{text[:40]}': expected {', '.join(SPLITS)}.{did_you_mean(text, SPLITS)}")
-    return SPLITS[text.lower()]
 
 
 def _segments(text: str) -> tuple[Timed, ...]:

@@ -79,7 +79,9 @@ def read_audio_folder(source: AudioFolder, progress: Progress) -> list[RawUttera
         if len(tables) > 1:
             raise DataError(f"{folder} holds {' and '.join(t.name for t in tables)}: keep one of them.")
         columns = source.columns.model_copy(update={"file": source.columns.file or "file_name"})
-        found += _rows(tables[0], folder, columns, SPLITS.get(folder.name), by_folder=True)
+        rows = _rows(tables[0], folder, columns, SPLITS.get(folder.name), by_folder=True)
+        top = folder.relative_to(source.folder)
+        found += (replace(row, name=(top / row.name).as_posix()) for row in rows)
     named = {row.path for row in found}
     known = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
     unnamed = sorted(

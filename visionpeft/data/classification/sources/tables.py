@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from visionpeft.data.classification.formats.files import FileReader
-from visionpeft.data.classification.rows import Faults, Listing, Row, split_named
+from visionpeft.data.classification.rows import Faults, Listing, Row
 from visionpeft.data.classification.settings import PicturesConfig, TableSource
+from visionpeft.data.given import split_named
 from visionpeft.data.tables import Cells, rows_of
 from visionpeft.errors import DataError, did_you_mean
 

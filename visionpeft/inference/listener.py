@@ -1,0 +1,99 @@
+"""A Whisper as an adapter's training left it: language, task and timestamps are those that it was trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from visionpeft.data.speech.audio import RATE, Audio
+from visionpeft.data.speech.utterances import Timed
+from visionpeft.errors import AdapterError
+from visionpeft.inference.transcribe_model import WhisperEars
+from visionpeft.inference.transcribe_windows import read_window
+from visionpeft.models.speech import SpeechBase
+
+Segment = Timed
+"""Words with their time."""
+
+
+class SpeechAbout(BaseModel):
+    """What an adapter's file tells of its training.
+
+    Attributes:
+        language: Whisper's code of what is spoken; None: found out clip by clip.
+        task: "transcribe", or "translate" into English.
+        timestamps: whether it writes when segments begin and end.
+        scratch: the seed of a base with random weights; None for a trained base.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    language: str | None = None
+    task: Literal["transcribe", "translate"] = "transcribe"
+    timestamps: bool = False
+    scratch: int | None = None
+
+
+def read_speech_about(heads: Mapping[str, Any], where: str) -> SpeechAbout:
+    """Return what an adapter's metadata tell of its training.
+
+    Args:
+        heads: ``AdapterMetadata.heads``.
+        where: the adapter's file, for messages.
+
+    Raises:
+        AdapterError: it was not trained to write down speech.
+    """
+    try:
+        return SpeechAbout.model_validate(dict(heads))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise AdapterError(f"{where}: no adapter that writes down speech ({place}: {fault['msg']}).") from None
+
+
+@dataclass
+class Listener:
+    """A base with whatever adapters are active on it.
+
+    Attributes:
+        base: the model.
+        about: language, task, timestamps.
+    """
+
+    base: SpeechBase
+    about: SpeechAbout
+
+    def texts(self, clips: Sequence[Audio], *, batch_size: int = 8, beams: int = 1) -> list[str]:
+        """Return what is said in each clip of at most 30 s, 16 kHz.
+
+        Args:
+            clips: float32 [samples] each.
+            batch_size: clips at a time.
+            beams: alternatives that are followed; 1 takes the likeliest token each time.
+
+        Raises:
+            ConfigError: the model does not know the language or the task.
+        """
+        ears = self._ears(beams)
+        batches = [clips[start : start + batch_size] for start in range(0, len(clips), batch_size)]
+        heard = [one for batch in batches for one in ears.heard(batch, timestamps=ears.timestamps)]
+        return [one.text([token for token in one.ids if token < one.first]).strip() for one in heard]
+
+    def segments(self, clip: Audio) -> list[Segment]:
+        """Return what is said in a clip of at most 30 s, 16 kHz, with its times.
+
+        Raises:
+            ConfigError: the model does not know the language or the task.
+        """
+        (heard,) = self._ears(1).heard([clip], timestamps=True)
+        return list(read_window(heard, len(clip) / RATE, last=True).segments)
+
+    def _ears(self, beams: int) -> WhisperEars:
+        about = self.about
+        return WhisperEars(
+            self.base, language=about.language, task=about.task, timestamps=about.timestamps, beams=beams
+        )
