@@ -71,9 +71,9 @@ class WhisperEars:
     def heard(self, clips: Sequence[Audio], *, timestamps: bool) -> list[Heard]:
         """Return what it writes of each clip of at most 30 s at 16 kHz."""
         model: Any = self._base.model
-        parameter = next(model.parameters())
+        like: Tensor = model.model.encoder.embed_positions.weight
         made = self._base.features(list(clips), sampling_rate=RATE, return_tensors="pt")
-        features: Tensor = made["input_features"].to(parameter.device, parameter.dtype)
+        features: Tensor = made["input_features"].to(like.device, like.dtype)
         prompt = self._prompt(features, timestamps=timestamps)
         written = self._written(features, prompt, timestamps=timestamps)[:, prompt.shape[1] :].tolist()
         first, end = self._first, int(self._config.eos_token_id)
@@ -231,8 +231,11 @@ def open_speech_model(
     if not place:
         raise ConfigError("no base: name it with --base, or give an adapter that tells its own.")
     spoken, wanted, timed = _about(values, language, task)
+    seed = next(
+        (value.metadata.heads["scratch"] for value in values.values() if "scratch" in value.metadata.heads), None
+    )
     with progress.phase("loading the base", 1) as bar:
-        loaded = load_speech(place, device=best_device())
+        loaded = load_speech(place, device=best_device(), scratch=seed is not None, seed=seed or 0)
         bar.advance()
     manager = manage(loaded)
     for name, value in values.items():
