@@ -231,9 +231,8 @@ def open_speech_model(
     if not place:
         raise ConfigError("no base: name it with --base, or give an adapter that tells its own.")
     spoken, wanted, timed = _about(values, language, task)
-    seed = next(
-        (value.metadata.heads["scratch"] for value in values.values() if "scratch" in value.metadata.heads), None
-    )
+    seeds = [value.metadata.heads.get("scratch") for value in values.values()]
+    seed = next((one for one in seeds if one is not None), None)
     with progress.phase("loading the base", 1) as bar:
         loaded = load_speech(place, device=best_device(), scratch=seed is not None, seed=seed or 0)
         bar.advance()
