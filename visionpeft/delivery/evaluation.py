@@ -91,9 +91,7 @@ def _found(job: Evaluation) -> tuple[Path, RunConfig | None]:
 
     if job.what.is_file():
         if job.data is None:
-            raise ConfigError(
-                f"{job.what} is an adapter alone: name its data with --data, or give the run's folder."
-            )
+            raise ConfigError(f"{job.what} is an adapter alone: name its data with --data, or give the run's folder.")
         return job.what, None
     adapter, config = job.what / ADAPTER, job.what / CONFIG
     if not adapter.is_file():

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from visionpeft.data.speech.utterances import Utterances
     from visionpeft.delivery.evaluation import Evaluation
     from visionpeft.evaluation.speech.figures import SpeechReportConfig
-    from visionpeft.inference.transcribe_model import WhisperEars
-    from visionpeft.models.speech import SpeechBase
+    from visionpeft.inference.listener import Listener
 
 
 def measure(job: Evaluation, settings: Any, adapter: Path, progress: RecordingProgress) -> RunResult:
@@ -35,24 +34,25 @@ def measure(job: Evaluation, settings: Any, adapter: Path, progress: RecordingPr
         VisionPeftError: adapter or base cannot be loaded.
     """
     from visionpeft.evaluation.speech.figures import SpeechReportConfig
-    from visionpeft.inference.transcribe_model import WhisperEars, open_speech_model
+    from visionpeft.inference.listener import Listener, SpeechAbout
+    from visionpeft.inference.transcribe_model import open_speech_model
 
     if job.tta:
         raise ConfigError("--tta mirrors pictures; leave it away for speech.")
     splits = _splits(job, settings, progress)
     part = _part(splits, job.split)
     opened = open_speech_model([(adapter, 1.0)], job.base, progress=progress)
-    ears = WhisperEars(
-        opened.base, language=opened.language, task=opened.task, timestamps=opened.timestamps
+    about = SpeechAbout.model_validate(
+        {"language": opened.language, "task": opened.task, "timestamps": opened.timestamps}
     )
+    listener = Listener(opened.base, about)
     config = getattr(settings, "report", None) or SpeechReportConfig()
-    page, figures = report(ears, opened.base, splits, part, _facts(job, settings, adapter), config, progress)
+    page, figures = report(listener, splits, part, _facts(job, settings, adapter), config, progress)
     return RunResult(None, adapter, {}, page, figures)
 
 
 def report(
-    ears: WhisperEars,
-    base: SpeechBase,
+    listener: Listener,
     splits: SpeechSplits,
     part: Utterances,
     facts: RunFacts,
@@ -62,8 +62,7 @@ def report(
     """Write the report of utterances; return its page and the figures by name.
 
     Args:
-        ears: the model with its adapter.
-        base: its base.
+        listener: the model with its adapter.
         splits: all data, for what the page tells of them.
         part: the utterances that are measured.
         facts: about the run.
@@ -73,12 +72,12 @@ def report(
     from visionpeft.evaluation.speech.about import SpeechRunAbout
     from visionpeft.evaluation.speech.figures import speech_figures
     from visionpeft.evaluation.speech.report import write_speech_report
-    from visionpeft.inference.transcribe_set import transcripts_of
 
-    transcripts = transcripts_of(ears, part, label=f"{facts.part} utterances", progress=progress)
-    spoken = "en" if ears.task == "translate" else ears.language
+    transcripts = listener.transcripts(part, label=f"{facts.part} utterances", progress=progress)
+    english = listener.about.task == "translate" or not listener.base.multilingual
+    spoken = "en" if english else listener.about.language
     figures = speech_figures(transcripts, config.model_copy(update={"language": config.language or spoken}))
-    about = SpeechRunAbout(**run_facts(facts, base, progress), **_counts(splits))
+    about = SpeechRunAbout(**run_facts(facts, listener.base, progress), **_counts(splits))
     page = write_speech_report(facts.folder, figures, transcripts, part.audio, about)
     return page, headline(figures)
 
