@@ -16,6 +16,8 @@ from visionpeft.adapters.slots import Part, Slot
 from visionpeft.adapters.spec import PromptSpec
 from visionpeft.errors import AdapterError
 
+_SAID_BEFORE = 4  # tokens of language, task and timestamps, for which there is to be room too
+
 
 class PromptedDecoder(Slot):
     """A decoder of transformers: ``input_ids`` or ``inputs_embeds`` in, ``last_hidden_state`` [N, L, D] out."""
@@ -87,10 +89,11 @@ def _moved_on(positions: Tensor, count: int, *, begun: bool) -> Tensor:
 
 
 def check_room(decoder: nn.Module, count: int) -> None:
-    """Raise AdapterError where so many prompts leave less than half of a decoder's positions for the text."""
+    """Raise AdapterError where so many prompts leave less than half of a decoder's positions for what it writes."""
     room = len(cast("Tensor", cast("Any", decoder).embed_positions.weight))
-    if 2 * count > room:
-        raise AdapterError(f"{count} prompts: the decoder has {room} positions, and half of them are for the text.")
+    most = room // 2 - _SAID_BEFORE
+    if count > most:
+        raise AdapterError(f"{count} prompts: of the {room} positions of the decoder they can take {max(most, 0)}.")
 
 
 def decoder_prompt(spec: PromptSpec, decoder: nn.Module, given: Tensor | None) -> DecoderPrompt:

@@ -71,9 +71,9 @@ class WhisperEars:
     def heard(self, clips: Sequence[Audio], *, timestamps: bool) -> list[Heard]:
         """Return what it writes of each clip of at most 30 s at 16 kHz."""
         model: Any = self._base.model
-        parameter = next(model.parameters())
+        like: Tensor = model.model.encoder.embed_positions.weight
         made = self._base.features(list(clips), sampling_rate=RATE, return_tensors="pt")
-        features: Tensor = made["input_features"].to(parameter.device, parameter.dtype)
+        features: Tensor = made["input_features"].to(like.device, like.dtype)
         prompt = self._prompt(features, timestamps=timestamps)
         written = self._written(features, prompt, timestamps=timestamps)[:, prompt.shape[1] :].tolist()
         first, end = self._first, int(self._config.eos_token_id)
@@ -114,7 +114,7 @@ class WhisperEars:
 
         model: Any = self._base.model
         config = GenerationConfig(
-            max_length=int(model.config.max_target_positions) - int(getattr(model.get_decoder(), "prompt_tokens", 0)),
+            max_new_tokens=int(model.config.max_target_positions) // 2,  # as OpenAI's own program
             num_beams=self._beams,
             do_sample=False,
             eos_token_id=self._config.eos_token_id,
@@ -142,10 +142,7 @@ class WhisperEars:
         )
 
         rules: list[Any] = []
-        never = list(getattr(self._config, "suppress_tokens", None) or [])
-        if not timestamps:
-            never += range(self._first, int(self._base.model.config.vocab_size))
-        if never:
+        if never := getattr(self._config, "suppress_tokens", None):
             rules.append(SuppressTokensLogitsProcessor(never, device=device))
         if at_first := getattr(self._config, "begin_suppress_tokens", None):
             rules.append(SuppressTokensAtBeginLogitsProcessor(at_first, begin, device=device))
@@ -234,8 +231,10 @@ def open_speech_model(
     if not place:
         raise ConfigError("no base: name it with --base, or give an adapter that tells its own.")
     spoken, wanted, timed = _about(values, language, task)
+    seeds = [value.metadata.heads.get("scratch") for value in values.values()]
+    seed = next((one for one in seeds if one is not None), None)
     with progress.phase("loading the base", 1) as bar:
-        loaded = load_speech(place, device=best_device())
+        loaded = load_speech(place, device=best_device(), scratch=seed is not None, seed=seed or 0)
         bar.advance()
     manager = manage(loaded)
     for name, value in values.items():

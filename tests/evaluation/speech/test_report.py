@@ -11,14 +11,14 @@ import pytest
 from tests.evaluation.pages import Page
 from tests.evaluation.speech.cases import few, random_transcripts, sound
 from visionpeft.errors import OutputError
-from visionpeft.evaluation.speech.about import SpeechAbout
+from visionpeft.evaluation.speech.about import SpeechRunAbout
 from visionpeft.evaluation.speech.figures import SpeechReportConfig, speech_figures
 from visionpeft.evaluation.speech.players import sound_uri
 from visionpeft.evaluation.speech.report import render_speech, write_speech_report
 from visionpeft.evaluation.speech.view import percent
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
-ABOUT = SpeechAbout(name="ward", base={"id": "tiny"}, method="lora", part="test")
+ABOUT = SpeechRunAbout(name="ward", base={"id": "tiny"}, method="lora", part="test")
 MADE = random_transcripts(4)
 FIGURES = speech_figures(MADE, SpeechReportConfig(language="en", terms=("metformin",), worst=5, resamples=20))
 
@@ -77,7 +77,7 @@ def test_the_page_tells_the_figures():
 def test_texts_of_the_run_are_escaped():
     made = few((f"a {HOSTILE}", "b"), speaker=(HOSTILE,))
     figures = speech_figures(made, SpeechReportConfig(by=("speaker",), normalisation="raw", terms=(HOSTILE,)))
-    html = render_speech(figures, sound, SpeechAbout(name=HOSTILE, settings=HOSTILE, warnings=(HOSTILE,)))
+    html = render_speech(figures, sound, SpeechRunAbout(name=HOSTILE, settings=HOSTILE, warnings=(HOSTILE,)))
     assert "<script" not in html
     assert "<img src=x" not in html
 

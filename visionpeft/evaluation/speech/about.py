@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 
-class SpeechAbout(BaseModel):
+class SpeechRunAbout(BaseModel):
     """Facts about a run; what is empty is not shown. Its names are those of ``DetectionAbout`` where both have it.
 
     Attributes:

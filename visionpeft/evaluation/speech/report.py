@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from visionpeft import safefile
 from visionpeft.evaluation.page import caution, drawn, fill_template
 from visionpeft.evaluation.report_data import METRICS
-from visionpeft.evaluation.speech.about import SpeechAbout
+from visionpeft.evaluation.speech.about import SpeechRunAbout
 from visionpeft.evaluation.speech.figures import SpeechFigures
 from visionpeft.evaluation.speech.players import sound_uri
 from visionpeft.evaluation.speech.transcripts import Transcripts
@@ -27,7 +27,7 @@ Sounds = Callable[[int], NDArray[np.float32]]
 
 
 def write_speech_report(
-    folder: Path, figures: SpeechFigures, transcripts: Transcripts, audio: Sounds, about: SpeechAbout
+    folder: Path, figures: SpeechFigures, transcripts: Transcripts, audio: Sounds, about: SpeechRunAbout
 ) -> Path:
     """Write ``folder/report.html`` and ``folder/metrics.json``; return the path of the page.
 
@@ -52,14 +52,14 @@ def write_speech_report(
     return folder / REPORT
 
 
-def metrics_of(figures: SpeechFigures, transcripts: Transcripts, about: SpeechAbout) -> dict[str, Any]:
+def metrics_of(figures: SpeechFigures, transcripts: Transcripts, about: SpeechRunAbout) -> dict[str, Any]:
     """Return what metrics.json holds: facts about the run, "figures", and under "texts" what was said and written."""
     rows = zip(transcripts.names, transcripts.references, transcripts.hypotheses, strict=True)
     texts = [{"name": name, "said": said, "written": written} for name, said, written in rows]
     return about.model_dump(mode="json") | {"figures": figures.model_dump(mode="json"), "texts": texts}
 
 
-def render_speech(figures: SpeechFigures, audio: Sounds, about: SpeechAbout) -> str:
+def render_speech(figures: SpeechFigures, audio: Sounds, about: SpeechRunAbout) -> str:
     """Return the page as HTML; every text of the run is escaped."""
     charts = [group_chart(name, groups, figures) for name, groups in figures.groups.items()]
     return fill_template(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from visionpeft.evaluation.page import Chart, Tile, spell_bytes
 from visionpeft.evaluation.row_charts import Row, interval_chart
-from visionpeft.evaluation.speech.about import SpeechAbout
+from visionpeft.evaluation.speech.about import SpeechRunAbout
 from visionpeft.evaluation.speech.bootstrap import Interval
 from visionpeft.evaluation.speech.figures import Case, SpeechFigures
 from visionpeft.evaluation.speech.groups import Group
@@ -61,7 +61,7 @@ def between(interval: Interval | None) -> str:
     return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
 
 
-def tiles(figures: SpeechFigures, about: SpeechAbout) -> list[Tile]:
+def tiles(figures: SpeechFigures, about: SpeechRunAbout) -> list[Tile]:
     """Return the headline figures that were measured."""
     wer, level = figures.main.wer, f"{100 * figures.level:g} % of resamples"
     words = f"{wer.substitutions:,} exchanged, {wer.deletions:,} left out, {wer.insertions:,} put in, of {wer.total:,}."
