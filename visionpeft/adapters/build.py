@@ -156,14 +156,12 @@ def _prompts(tree: ModelTree, family: Family, component: str, spec: VptSpec, giv
     return dict(prompts_of(component, spec, layers, prefix, values))
 
 
-def _decoder_prompts(
-    tree: ModelTree, family: Family, component: str, spec: PromptSpec, given: Adapter | None
-) -> Parts:
+def _decoder_prompts(tree: ModelTree, family: Family, component: str, spec: PromptSpec, given: Adapter | None) -> Parts:
     path = family.decoder(component)
     if not path:
         raise AdapterError(
-            f"The method 'prompt' puts vectors in front of what a decoder of text reads, and '{component}' of the family"
-            f" '{family.name}' has none; use vpt or lora."
+            f"The method 'prompt' puts vectors in front of what a decoder of text reads, and '{component}' of the"
+            f" family '{family.name}' has none; use vpt or lora."
         )
     place = f"{component}.{path}"
     decoder = tree.base(place)
