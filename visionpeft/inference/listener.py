@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from visionpeft.data.ahead import in_batches
 from visionpeft.data.speech.audio import RATE, Audio
-from visionpeft.data.speech.utterances import Timed
+from visionpeft.data.speech.utterances import Timed, Utterances
 from visionpeft.errors import AdapterError
+from visionpeft.evaluation.speech.transcripts import Transcripts
 from visionpeft.inference.transcribe_model import WhisperEars
 from visionpeft.inference.transcribe_windows import read_window
 from visionpeft.models.speech import SpeechBase
+from visionpeft.progress import SILENT, Progress
 
 Segment = Timed
 """Words with their time."""
@@ -82,6 +86,46 @@ class Listener:
         batches = [clips[start : start + batch_size] for start in range(0, len(clips), batch_size)]
         heard = [one for batch in batches for one in ears.heard(batch, timestamps=ears.timestamps)]
         return [one.text([token for token in one.ids if token < one.first]).strip() for one in heard]
+
+    def transcripts(
+        self,
+        utterances: Utterances,
+        *,
+        batch_size: int = 8,
+        beams: int = 1,
+        label: str = "listening",
+        progress: Progress = SILENT,
+    ) -> Transcripts:
+        """Return what is said in utterances beside their own texts.
+
+        Args:
+            utterances: of at most 30 s each.
+            batch_size: utterances at a time.
+            beams: see ``texts``.
+            label: of the progress bar.
+            progress: where it is shown.
+
+        Raises:
+            DataError: the sound of one cannot be read.
+        """
+        texts: list[str] = []
+        spent = 0.0
+        with progress.phase(label, len(utterances)) as bar:
+            for clips in in_batches(utterances.audio, len(utterances), batch_size):
+                begun = perf_counter()
+                texts += self.texts(clips, batch_size=batch_size, beams=beams)
+                spent += perf_counter() - begun
+                bar.advance(len(clips))
+        items = utterances.items
+        columns = dict.fromkeys(name for item in items for name in item.columns)
+        return Transcripts(
+            names=tuple(item.name for item in items),
+            references=tuple(item.text for item in items),
+            hypotheses=tuple(texts),
+            columns={name: tuple(item.columns.get(name, "") for item in items) for name in columns},
+            audio_seconds=tuple(utterances.seconds(index) for index in range(len(items))),
+            wall_seconds=spent,
+        )
 
     def segments(self, clip: Audio) -> list[Segment]:
         """Return what is said in a clip of at most 30 s, 16 kHz, with its times.

@@ -33,6 +33,7 @@ class Targeting:
         token_layers: a regular expression of the canonical paths of the encoder's layers, which pass tokens on.
         prefix_tokens: module -> how many tokens (class token, registers) stand before those of the patches.
         fixed: a regular expression of parameters ("decoder.up") that never train.
+        decoder: the canonical path of the decoder of text, where there is one.
     """
 
     semantic: Mapping[str, str]
@@ -42,6 +43,7 @@ class Targeting:
     token_layers: str = r"(?!)"  # noqa: S105
     prefix_tokens: Callable[[nn.Module], int] = lambda _: 1
     fixed: str = r"(?!)"
+    decoder: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,10 @@ class Family:
     def prefix_tokens(self, component: str, module: nn.Module) -> int:
         """How many tokens stand before the picture's."""
         return self.components[component].prefix_tokens(module)
+
+    def decoder(self, component: str) -> str:
+        """The canonical path of the decoder of text, or nothing where there is none."""
+        return self.components[component].decoder
 
     def fixed(self, component: str, parameter: str) -> bool:
         """Whether a parameter, by canonical path, never trains."""

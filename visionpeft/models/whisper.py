@@ -49,6 +49,7 @@ WHISPER = Family(
             },
             head=r"^proj_out$",  # the transposed embedding of words
             fixed=r"^model\.encoder\.embed_positions\.",  # sinusoids
+            decoder="model.decoder",
         )
     },
     _components,
