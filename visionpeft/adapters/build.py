@@ -156,9 +156,7 @@ def _prompts(tree: ModelTree, family: Family, component: str, spec: VptSpec, giv
     return dict(prompts_of(component, spec, layers, prefix, values))
 
 
-def _decoder_prompts(
-    tree: ModelTree, family: Family, component: str, spec: PromptSpec, given: Adapter | None
-) -> Parts:
+def _decoder_prompts(tree: ModelTree, family: Family, component: str, spec: PromptSpec, given: Adapter | None) -> Parts:
     path = family.decoder(component)
     if not path:
         raise AdapterError(

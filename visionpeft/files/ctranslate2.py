@@ -78,7 +78,11 @@ def write_ctranslate2(base: Speech, folder: Path, *, quantization: str = "float1
         from ctranslate2.converters import TransformersConverter
     except ImportError as error:
         raise MissingExtraError("This format needs CTranslate2: pip install 'visionpeft[ctranslate2]'.") from error
-    with tempfile.TemporaryDirectory() as plain, new_folder(folder, overwrite=overwrite) as part, without_loading_bars():
+    with (
+        tempfile.TemporaryDirectory() as plain,
+        new_folder(folder, overwrite=overwrite) as part,
+        without_loading_bars(),
+    ):
         _save(base, Path(plain))
         converter = TransformersConverter(plain, copy_files=list(_BESIDE))
         try:
