@@ -160,8 +160,8 @@ def _decoder_prompts(tree: ModelTree, family: Family, component: str, spec: Prom
     path = family.decoder(component)
     if not path:
         raise AdapterError(
-            f"The method 'prompt' puts vectors in front of what a decoder of text reads, and '{component}' of the family"
-            f" '{family.name}' has none; use vpt or lora."
+            f"The method 'prompt' puts vectors in front of what a decoder of text reads, and '{component}' of the"
+            f" family '{family.name}' has none; use vpt or lora."
         )
     place = f"{component}.{path}"
     decoder = tree.base(place)

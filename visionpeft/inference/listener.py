@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from visionpeft.data.ahead import in_batches
 from visionpeft.data.speech.audio import RATE, Audio
 from visionpeft.data.speech.utterances import Timed, Utterances
-from visionpeft.errors import AdapterError
 from visionpeft.evaluation.speech.transcripts import Transcripts
 from visionpeft.inference.transcribe_model import WhisperEars
 from visionpeft.inference.transcribe_windows import read_window
+from visionpeft.models.quiet import without_reports
 from visionpeft.models.speech import SpeechBase
 from visionpeft.progress import SILENT, Progress
 
@@ -39,24 +39,6 @@ class SpeechAbout(BaseModel):
     task: Literal["transcribe", "translate"] = "transcribe"
     timestamps: bool = False
     scratch: int | None = None
-
-
-def read_speech_about(heads: Mapping[str, Any], where: str) -> SpeechAbout:
-    """Return what an adapter's metadata tell of its training.
-
-    Args:
-        heads: ``AdapterMetadata.heads``.
-        where: the adapter's file, for messages.
-
-    Raises:
-        AdapterError: it was not trained to write down speech.
-    """
-    try:
-        return SpeechAbout.model_validate(dict(heads))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise AdapterError(f"{where}: no adapter that writes down speech ({place}: {fault['msg']}).") from None
 
 
 @dataclass
@@ -84,7 +66,8 @@ class Listener:
         """
         ears = self._ears(beams)
         batches = [clips[start : start + batch_size] for start in range(0, len(clips), batch_size)]
-        heard = [one for batch in batches for one in ears.heard(batch, timestamps=ears.timestamps)]
+        with without_reports():
+            heard = [one for batch in batches for one in ears.heard(batch, timestamps=ears.timestamps)]
         return [one.text([token for token in one.ids if token < one.first]).strip() for one in heard]
 
     def transcripts(
@@ -133,7 +116,8 @@ class Listener:
         Raises:
             ConfigError: the model does not know the language or the task.
         """
-        (heard,) = self._ears(1).heard([clip], timestamps=True)
+        with without_reports():
+            (heard,) = self._ears(1).heard([clip], timestamps=True)
         return list(read_window(heard, len(clip) / RATE, last=True).segments)
 
     def _ears(self, beams: int) -> WhisperEars:

@@ -28,6 +28,6 @@ class TranscribeData(SpeechConfig):
         default=32,
         ge=1,
         le=448,
-        description="Texts of a batch are padded to a multiple of so many tokens: few shapes, so steps can be recorded.",
+        description="Texts of a batch are padded to a multiple of so many tokens: few shapes, so steps are recorded.",
     )
     cache: int = Field(default=1024, ge=0, description="Features kept in memory, MiB at most.")
