@@ -139,6 +139,12 @@ def test_kernels_of_convolutions_survive_without_a_base(tmp_path):
     assert again.specs["unet"].kernels == adapter.specs["unet"].kernels
 
 
+def test_the_file_within_a_folder_is_read_with_its_settings(tmp_path):
+    adapter = trained(tiny_vit(), SPECS["lora"])
+    folder = write_peft(adapter, tmp_path / "peft")
+    assert_same(adapter, read(folder / TENSORS))
+
+
 def test_heads_are_pefts_modules_to_save(tmp_path):
     model = tiny_vit()
     fresh = deepcopy(model)
