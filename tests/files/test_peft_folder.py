@@ -31,7 +31,8 @@ from visionpeft.adapters.spec import (
 from visionpeft.errors import AdapterError, FileFormatError, OutputError
 from visionpeft.files import export, read
 from visionpeft.files.peft_config import CONFIG
-from visionpeft.files.peft_folder import PREFIX, TENSORS, read_peft, vllm_refusals, write_peft
+from visionpeft.files.peft_folder import PREFIX, TENSORS, read_peft, write_peft
+from visionpeft.files.vllm import vllm_refusals
 from visionpeft.models.manage import manage
 
 SPECS = {
