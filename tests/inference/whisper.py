@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
-
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -19,24 +14,16 @@ from transformers import (
     WhisperTokenizer,
 )
 
+from visionpeft.models import speech
+from visionpeft.models.speech import SpeechBase
+from visionpeft.models.whisper import WHISPER
+
 LANGUAGES = ("en", "de", "mr")
 SPECIAL = (
     "<|endoftext|>", "<|startoftranscript|>", *(f"<|{name}|>" for name in LANGUAGES), "<|translate|>",
     "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>",
 )  # fmt: skip
 TIMES = tuple(f"<|{0.02 * tick:.2f}|>" for tick in range(1501))
-
-
-@dataclass
-class TinyBase:
-    """What the program asks of a base."""
-
-    model: Any
-    tokenizer: Any
-    features: Any
-    multilingual: bool
-    id: str = "tiny-whisper"
-    hash: str = ""
 
 
 def tokenizer(multilingual: bool) -> WhisperTokenizer:
@@ -51,7 +38,7 @@ def tokenizer(multilingual: bool) -> WhisperTokenizer:
     return WhisperTokenizer(tokenizer_object=built, unk_token=end, bos_token=end, eos_token=end, pad_token=end)
 
 
-def tiny_whisper(seed: int = 0, *, multilingual: bool = False) -> TinyBase:
+def tiny_whisper(seed: int = 0, *, multilingual: bool = False) -> SpeechBase:
     words = tokenizer(multilingual)
     ids = {token: words.convert_tokens_to_ids(token) for token in (*SPECIAL, TIMES[0])}
     config = WhisperConfig(
@@ -74,30 +61,20 @@ def tiny_whisper(seed: int = 0, *, multilingual: bool = False) -> TinyBase:
         no_timestamps_token_id=ids["<|notimestamps|>"], suppress_tokens=[1, 2],
         begin_suppress_tokens=[config.eos_token_id], **(spoken if multilingual else {}),
     )  # fmt: skip
-    return TinyBase(model, words, WhisperFeatureExtractor(feature_size=80), multilingual)
+    return SpeechBase(model, words, WHISPER, "tiny-whisper", "", WhisperFeatureExtractor(feature_size=80))
 
 
 def noise(seed: int, seconds: float) -> np.ndarray:
     return (np.random.default_rng(seed).normal(size=round(16_000 * seconds)) * 0.1).astype(np.float32)
 
 
-def stand_in(monkeypatch, base: TinyBase) -> list[str]:
+def stand_in(monkeypatch, base: SpeechBase) -> list[str]:
     """Let every base that is loaded be this one; return the list that the names are put into."""
-    from visionpeft.adapters.manager import AdapterManager
-    from visionpeft.models import manage
-    from visionpeft.models.family import Family, Targeting
-
-    family = Family("whisper", {"model": Targeting({"attention": r"\.(q|k|v|out)_proj$"})}, lambda _: None)
     asked: list[str] = []
 
     def load_speech(ref, **options):
         asked.append(str(ref))
         return base
 
-    module = ModuleType("visionpeft.models.speech")
-    module.load_speech = load_speech
-    monkeypatch.setitem(sys.modules, "visionpeft.models.speech", module)
-    monkeypatch.setattr(
-        manage, "manage", lambda one: AdapterManager({"model": one.model}, family, {}, one.id, one.hash)
-    )
+    monkeypatch.setattr(speech, "load_speech", load_speech)
     return asked

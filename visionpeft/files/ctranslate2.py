@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from visionpeft.errors import ConfigError, MissingExtraError, OutputError, did_you_mean
 from visionpeft.files.change.places import new_folder
+from visionpeft.models.quiet import without_loading_bars
 
 QUANTIZATIONS = (
     "float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16",
@@ -51,7 +52,7 @@ def write_transformers(base: Speech, folder: Path, *, overwrite: bool = False) -
     Raises:
         OutputError: the folder exists or cannot be written.
     """
-    with new_folder(folder, overwrite=overwrite) as part:
+    with new_folder(folder, overwrite=overwrite) as part, without_loading_bars():
         _save(base, part)
     return folder
 
@@ -77,7 +78,11 @@ def write_ctranslate2(base: Speech, folder: Path, *, quantization: str = "float1
         from ctranslate2.converters import TransformersConverter
     except ImportError as error:
         raise MissingExtraError("This format needs CTranslate2: pip install 'visionpeft[ctranslate2]'.") from error
-    with tempfile.TemporaryDirectory() as plain, new_folder(folder, overwrite=overwrite) as part:
+    with (
+        tempfile.TemporaryDirectory() as plain,
+        new_folder(folder, overwrite=overwrite) as part,
+        without_loading_bars(),
+    ):
         _save(base, Path(plain))
         converter = TransformersConverter(plain, copy_files=list(_BESIDE))
         try:

@@ -204,6 +204,9 @@ def listed(paths: Sequence[Path]) -> list[Path]:
     endings = {ending for names in SUFFIXES.values() for ending in names}
     files: dict[Path, Path] = {}
     for path in paths:
+        if not path.exists():
+            siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise DataError(f"{path} is not there.{did_you_mean(path.name, siblings)}")
         found = [path]
         if path.is_dir():
             inside = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))

@@ -3,7 +3,8 @@
 The definitions are this program's own, simple enough to check by eye. Words are compared with marks kept.
 
 - **repetition**: a phrase of 1 to 12 words stands at least 3 times in a row in what was written, and at least 2 times
-  more in a row than any phrase of as many words in what was said.
+  more in a row than any phrase of as many words in what was said; or 1 to 20 letters stand at least 10 times in a row,
+  spaces left out, and nothing does so in what was said.
 - **hallucination**: text that was not in the sound, in an utterance without a repetition:
   ``silence``: nothing was said, and something was written; ``inserted``: at least 5 words in a row that the alignment
   puts in; ``unrelated``: at least 3 words were written, at most 1 in 5 of them was said, and three quarters of the
@@ -12,6 +13,7 @@ The definitions are this program's own, simple enough to check by eye. Words are
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -22,6 +24,7 @@ from visionpeft.evaluation.speech.alignment import Alignment, aligned_characters
 Failure = Literal["repetition", "silence", "inserted", "unrelated"]
 
 LONGEST_PHRASE, TIMES, MORE_TIMES = 12, 3, 2
+_STUCK = re.compile(r"(.{1,20}?)\1{9}")
 INSERTED_WORDS = 5
 UNRELATED_WORDS, UNRELATED_HITS, UNRELATED_LETTERS = 3, 0.2, 0.75
 
@@ -78,7 +81,7 @@ def failure_of(words: Alignment, strange: float) -> Failure | None:
     """
     said = [word for step in words for word in step.reference]
     written = [word for step in words for word in step.hypothesis]
-    if repeated(said, written) is not None:
+    if repeated(said, written) is not None or (stuck(written) and not stuck(said)):
         return "repetition"
     if not said:
         return "silence" if written else None
@@ -96,6 +99,11 @@ def repeated(said: Sequence[str], written: Sequence[str]) -> Run | None:
         if run.times >= TIMES and run.times - longest_run(tuple(said), length).times >= MORE_TIMES:
             return run
     return None
+
+
+def stuck(words: Sequence[str]) -> bool:
+    """Whether 1 to 20 letters stand at least 10 times in a row, spaces left out."""
+    return _STUCK.search("".join(words)) is not None
 
 
 def longest_run(words: tuple[str, ...], length: int) -> Run:
