@@ -8,21 +8,18 @@ festvox-us-slt-hts and asterisk-core-sounds-en-wav; what trains on the file need
 from __future__ import annotations
 
 import argparse
-import json
-import lzma
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
 from torch import Tensor
 
-from scripts.pretrain.speech_codec import Audio, log_mel, packed, unpacked
+from scripts.pretrain.speech_codec import Audio, log_mel
 from scripts.pretrain.speech_demo import DEMO, MEASURED, recordings, strings
 from scripts.pretrain.speech_demo import RATE as DIGITS_RATE
+from scripts.pretrain.speech_store import Clip, write_corpus
 from scripts.pretrain.speech_text import DAYS, DIGITS, MONTHS, ORDINALS, WORDS, digit_string, number, sentence
 from scripts.pretrain.speech_voices import (
     FESTIVAL,
@@ -38,39 +35,54 @@ from scripts.pretrain.speech_voices import (
 
 SPEAKERS = ("george", "jackson", "theo", "yweweler")
 PROMPTS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
-STEPS = {"digits": 1.0, "words": 1.4, "sentences": 1.4, "measured": 0.4}
-"""Parts of the corpus and how coarsely each is coded."""
 LONGEST = 8.0
 """Seconds of a clip; a window of 10 s must hold it when it is slowed."""
-_PLAIN = (
-    "activated added calling cancelled disabled enabled extension for goodbye hello hours invalid is location lowercase"
-    " minute minutes number removed second seconds sorry time transfer uppercase with your telephone-number"
-    " speed-dial please-try-again one-moment-please digits/at digits/billion digits/dollars"
-    " digits/hundred digits/million digits/minus digits/oh digits/pound digits/star digits/thousand digits/today"
-    " digits/tomorrow digits/yesterday"
-).split()
-
-
-@dataclass(frozen=True)
-class Clip:
-    """What is kept of a clip beside its spectrogram."""
-
-    part: str
-    voice: str
-    text: str
-    frames: int
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Clips, and the spectrograms of each part one after another, in blocks: float16 [blocks * 16, 80]."""
-
-    clips: list[Clip]
-    frames: dict[str, Tensor]
-
-    def of(self, part: str) -> list[Clip]:
-        """The clips of a part, in the order of their frames."""
-        return [clip for clip in self.clips if clip.part == part]
+_PLAIN = [
+    "activated",
+    "added",
+    "calling",
+    "cancelled",
+    "disabled",
+    "enabled",
+    "extension",
+    "for",
+    "goodbye",
+    "hello",
+    "hours",
+    "invalid",
+    "is",
+    "location",
+    "lowercase",
+    "minute",
+    "minutes",
+    "number",
+    "removed",
+    "second",
+    "seconds",
+    "sorry",
+    "time",
+    "transfer",
+    "uppercase",
+    "with",
+    "your",
+    "telephone-number",
+    "speed-dial",
+    "please-try-again",
+    "one-moment-please",
+    "digits/at",
+    "digits/billion",
+    "digits/dollars",
+    "digits/hundred",
+    "digits/million",
+    "digits/minus",
+    "digits/oh",
+    "digits/pound",
+    "digits/star",
+    "digits/thousand",
+    "digits/today",
+    "digits/tomorrow",
+    "digits/yesterday",
+]
 
 
 Sound = tuple[str, str, str, Audio]
@@ -138,34 +150,17 @@ def _said(jobs: Sequence[tuple[Voice, Sequence[str]]]) -> Iterator[tuple[Voice, 
         yield from zip((voice for voice, _ in jobs), pool.map(lambda job: spoken(*job), jobs), strict=True)
 
 
-def write_corpus(sounds: Iterator[Sound], file: Path) -> None:
-    """Code the sounds, drop those that are too long, and write the file; part and voice by part and voice."""
+def coded(sounds: Iterator[Sound]) -> list[tuple[Clip, Tensor]]:
+    """Clips with their spectrograms, without those that are too short or too long."""
     kept = [(*about, log_mel(audio)) for *about, audio in sounds if 0.1 < len(audio) / 16_000 <= LONGEST]
-    order = {part: index for index, part in enumerate(STEPS)}
-    kept.sort(key=lambda one: (order[one[0]], one[1]))
-    clips = [Clip(part, voice, text, len(mel)) for part, voice, text, mel in kept]
-    arrays = {
-        part: np.frombuffer(packed([mel for one, _, _, mel in kept if one == part], step), np.uint8)
-        for part, step in STEPS.items()
-    }
-    for part, data in arrays.items():
-        seconds = sum(clip.frames for clip in clips if clip.part == part) / 100
-        print(f"{part}: {sum(c.part == part for c in clips)} clips, {seconds:.0f} s, {len(data)} bytes", flush=True)
-    table = lzma.compress(json.dumps([list(asdict(clip).values()) for clip in clips]).encode())
-    np.savez(file, clips=np.frombuffer(table, np.uint8), **arrays)
-
-
-def read_corpus(file: Path, device: torch.device) -> Corpus:
-    """What ``write_corpus`` wrote."""
-    with np.load(file, allow_pickle=False) as stored:
-        clips = [Clip(*row) for row in json.loads(lzma.decompress(stored["clips"].tobytes()))]
-        frames = {part: unpacked(stored[part].tobytes(), step, device) for part, step in STEPS.items()}
-    return Corpus(clips, frames)
+    return [(Clip(part, voice, text, len(mel)), mel) for part, voice, text, mel in kept]
 
 
 def main() -> None:
     """Gather and write."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.pretrain.speech_corpus", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.pretrain.speech_corpus", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--fsdd", type=Path, required=True, help="the Free Spoken Digit Dataset")
     parser.add_argument("--work", type=Path, default=Path(".pretrain"), help="folder to write speech.npz in")
     parser.add_argument("--sentences", type=int, default=5000)
@@ -183,7 +178,7 @@ def main() -> None:
         yield from said
         yield from measured(options.fsdd, {text for _, _, text, _ in said}, 20, rng)
 
-    write_corpus(sounds(), options.work / "speech.npz")
+    write_corpus(coded(sounds()), options.work / "speech.npz")
 
 
 if __name__ == "__main__":

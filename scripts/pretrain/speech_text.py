@@ -7,13 +7,30 @@ import re
 import numpy as np
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-TEENS = tuple("ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())
-TENS = tuple("twenty thirty forty fifty sixty seventy eighty ninety".split())
-ORDINALS = tuple("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split())
+TEENS = tuple(
+    ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+)
+TENS = tuple(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"])
+ORDINALS = tuple(
+    [
+        "first",
+        "second",
+        "third",
+        "fourth",
+        "fifth",
+        "sixth",
+        "seventh",
+        "eighth",
+        "ninth",
+        "tenth",
+        "eleventh",
+        "twelfth",
+    ]
+)
 MONTHS = tuple(
-    "january february march april may june july august september october november december".split()
+    ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"]
 )  # fmt: skip
-DAYS = tuple("monday tuesday wednesday thursday friday saturday sunday".split())
+DAYS = tuple(["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"])
 
 PATTERNS = (
     "turn {on} the {device} in the {room}",
@@ -138,8 +155,46 @@ WORDS = (
     *DIGITS,
     *TEENS,
     *TENS,
-    *("hundred thousand oh minus plus percent yes no stop go start left right up down on off open close").split(),
-    *("hello goodbye please thanks okay help again next back more less red green blue yellow black white").split(),
+    *[
+        "hundred",
+        "thousand",
+        "oh",
+        "minus",
+        "plus",
+        "percent",
+        "yes",
+        "no",
+        "stop",
+        "go",
+        "start",
+        "left",
+        "right",
+        "up",
+        "down",
+        "on",
+        "off",
+        "open",
+        "close",
+    ],
+    *[
+        "hello",
+        "goodbye",
+        "please",
+        "thanks",
+        "okay",
+        "help",
+        "again",
+        "next",
+        "back",
+        "more",
+        "less",
+        "red",
+        "green",
+        "blue",
+        "yellow",
+        "black",
+        "white",
+    ],
     *MONTHS,
     *DAYS,
     *ORDINALS[:5],

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration, WhisperTokenizerFast
 
-from scripts.pretrain.speech_corpus import Corpus, read_corpus
+from scripts.pretrain.speech_store import Corpus, read_corpus
 from scripts.pretrain.training import Budget, Settings, Trainer
 from scripts.pretrain.whisper_measure import figures
 from scripts.pretrain.whisper_model import logits, make_whisper, pack
@@ -25,9 +25,7 @@ from scripts.pretrain.whisper_pool import IGNORED, Pool
 from scripts.pretrain.whisper_sound import disturbed, features, masked
 from scripts.pretrain.whisper_words import learn_words
 
-SETTINGS = Settings(
-    learning_rate=1e-3, weight_decay=0.02, betas=(0.9, 0.98), warmup=600, decay_from=0.3, average=0.999
-)
+SETTINGS = Settings(learning_rate=1e-3, weight_decay=0.02, betas=(0.9, 0.98), warmup=600, decay_from=0.3, average=0.999)
 SMOOTHING = 0.05
 
 
@@ -89,7 +87,9 @@ def train_whisper(
     return trainer.step
 
 
-def write_measure(folder: Path, corpus: Corpus, about: dict[str, float | str], work: Path, device: torch.device) -> None:
+def write_measure(
+    folder: Path, corpus: Corpus, about: dict[str, float | str], work: Path, device: torch.device
+) -> None:
     """Measure the folder as it is shipped: figures, printed and in the card, and every transcript beside the state."""
     model = WhisperForConditionalGeneration.from_pretrained(folder).to(device).eval()
     rates, rows = figures(model, WhisperTokenizerFast.from_pretrained(folder), corpus)
@@ -120,8 +120,9 @@ def main() -> None:
     device = torch.device(options.device)
     torch.set_float32_matmul_precision("high")
     corpus = read_corpus(options.work / "speech.npz", device)
+    budget = Budget(options.steps, options.minutes)
     step = train_whisper(
-        options.work, options.out, corpus, Budget(options.steps, options.minutes), device, batch=options.batch, seed=options.seed,
+        options.work, options.out, corpus, budget, device, batch=options.batch, seed=options.seed,
         recorded=not options.eager,
     )  # fmt: skip
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration, WhisperTokenizerFast
 
 from scripts.pretrain.speech_codec import BLOCK, DEPTH, MELS, blocks_of
-from scripts.pretrain.speech_corpus import Clip, Corpus
+from scripts.pretrain.speech_store import Clip, Corpus
 from scripts.pretrain.whisper_pool import FRAMES
 from scripts.pretrain.whisper_sound import features
 

@@ -32,7 +32,7 @@ def configuration(words: WhisperTokenizerFast) -> WhisperConfig:
         vocab_size=len(words), num_mel_bins=MELS, d_model=256, encoder_layers=4, decoder_layers=2,
         encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=640, decoder_ffn_dim=640,
         max_source_positions=FRAMES // 2, max_target_positions=TOKENS, bos_token_id=end, eos_token_id=end,
-        pad_token_id=end, decoder_start_token_id=start, begin_suppress_tokens=None, suppress_tokens=None,
+        pad_token_id=end, decoder_start_token_id=start, begin_suppress_tokens=None,
     )  # fmt: skip
 
 
@@ -76,7 +76,9 @@ def pack(weights: Mapping[str, Tensor], words: WhisperTokenizerFast, folder: Pat
         ValueError: the weights exceed 10 MB.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    half = {name: value.detach().half().cpu().contiguous() for name, value in weights.items() if name != "proj_out.weight"}
+    half = {
+        name: value.detach().half().cpu().contiguous() for name, value in weights.items() if name != "proj_out.weight"
+    }
     save_file(half, folder / "model.safetensors.new", metadata={"format": "pt"})
     (folder / "model.safetensors.new").replace(folder / "model.safetensors")
     config = configuration(words).to_dict() | {"architectures": ["WhisperForConditionalGeneration"], "dtype": "float32"}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import WhisperTokenizerFast
 
-from scripts.pretrain.speech_codec import BLOCK, DEPTH, MELS, blocks_of
-from scripts.pretrain.speech_corpus import Corpus
+from scripts.pretrain.speech_codec import BLOCK, DEPTH, blocks_of
+from scripts.pretrain.speech_store import Corpus
 from scripts.pretrain.whisper_words import START, UNTIMED, WINDOW
 
 FRAMES = int(100 * WINDOW)
@@ -131,9 +131,7 @@ class Pool:
 
         within = torch.arange(self.tokens.shape[1], device=device)
         put(at, self.time + (first / 2).round().long(), opens)
-        put(
-            (at + opens)[..., None] + within, self.tokens[clip], valid[..., None] & (within < size[..., None])
-        )
+        put((at + opens)[..., None] + within, self.tokens[clip], valid[..., None] & (within < size[..., None]))
         put(at + opens + size, self.time + (last / 2).round().long(), closes)
         total = 1 + untimed.long() + whole.sum(1, keepdim=True)
         put(total, torch.full_like(total, self.end), torch.ones_like(total, dtype=torch.bool))

@@ -103,9 +103,9 @@ def _filtered(power: Tensor) -> Tensor:
 
 
 def _noisy(power: Tensor) -> Tensor:
-    """Noise of any colour 12 to 65 dB below, and in some windows another one's speech, softly."""
+    """Noise of any colour 20 to 65 dB below the loudest spot, and in some windows another one's speech, softly."""
     place = torch.arange(MELS, device=power.device) / MELS - 0.3
-    level = _uniform(power, -6.5, -1.4) + _uniform(power, -2.5, 0.5) * place
+    level = _uniform(power, -6.5, -2.2) + _uniform(power, -2.5, 0.5) * place
     noise = level + 0.25 * torch.randn_like(power)
     other = power.roll(1, 0) + torch.where(_chance(power, 0.15), _uniform(power, -2.8, -1.6), -9.0)
     return (10**power + 10**noise + 10**other).log10()
