@@ -1,7 +1,7 @@
 """Speech as Whisper hears it, kept small: log-mel spectrograms coded as pictures are, by cosines of blocks.
 
-A block is 16 frames (0.16 s) of 80 bands. All its cosines are rounded to multiples of one step, most to zero; coefficient
-by coefficient over all blocks they are packed with LZMA.
+A block is 16 frames (0.16 s) of 80 bands. All its cosines are rounded to multiples of one step, most to zero, and
+packed with LZMA, coefficient by coefficient over all blocks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _filters() -> Tensor:
 
 
 def log_mel(audio: Audio) -> Tensor:
-    """Logarithm to base 10 of the power in each band, float32 [frames, 80] of 10 ms; 0 is the loudest, -5.5 the least."""
+    """Logarithm to base 10 of power, float32 [frames of 10 ms, 80 bands]; 0 is the loudest, -5.5 the least."""
     wave = torch.from_numpy(audio).float()
     spectrum = torch.stft(wave, 400, HOP, window=torch.hann_window(400), return_complex=True, pad_mode="reflect")
     power = spectrum[:, :-1].abs().square()

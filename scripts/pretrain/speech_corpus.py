@@ -20,7 +20,7 @@ from scripts.pretrain.speech_codec import Audio, log_mel
 from scripts.pretrain.speech_demo import DEMO, MEASURED, recordings, strings
 from scripts.pretrain.speech_demo import RATE as DIGITS_RATE
 from scripts.pretrain.speech_store import Clip, write_corpus
-from scripts.pretrain.speech_text import DAYS, DIGITS, MONTHS, ORDINALS, WORDS, digit_string, number, sentence
+from scripts.pretrain.speech_text import DAYS, DIGITS, MONTHS, ORDINALS, WORDS, digit_string, listed, number, sentence
 from scripts.pretrain.speech_voices import (
     FESTIVAL,
     FLITE,
@@ -37,52 +37,13 @@ SPEAKERS = ("george", "jackson", "theo", "yweweler")
 PROMPTS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
 LONGEST = 8.0
 """Seconds of a clip; a window of 10 s must hold it when it is slowed."""
-_PLAIN = [
-    "activated",
-    "added",
-    "calling",
-    "cancelled",
-    "disabled",
-    "enabled",
-    "extension",
-    "for",
-    "goodbye",
-    "hello",
-    "hours",
-    "invalid",
-    "is",
-    "location",
-    "lowercase",
-    "minute",
-    "minutes",
-    "number",
-    "removed",
-    "second",
-    "seconds",
-    "sorry",
-    "time",
-    "transfer",
-    "uppercase",
-    "with",
-    "your",
-    "telephone-number",
-    "speed-dial",
-    "please-try-again",
-    "one-moment-please",
-    "digits/at",
-    "digits/billion",
-    "digits/dollars",
-    "digits/hundred",
-    "digits/million",
-    "digits/minus",
-    "digits/oh",
-    "digits/pound",
-    "digits/star",
-    "digits/thousand",
-    "digits/today",
-    "digits/tomorrow",
-    "digits/yesterday",
-]
+_PLAIN = listed(
+    "activated added calling cancelled disabled enabled extension for goodbye hello hours invalid is location "
+    "lowercase minute minutes number removed second seconds sorry time transfer uppercase with your "
+    "telephone-number speed-dial please-try-again one-moment-please digits/at digits/billion digits/dollars "
+    "digits/hundred digits/million digits/minus digits/oh digits/pound digits/star digits/thousand digits/today "
+    "digits/tomorrow digits/yesterday"
+)
 
 
 Sound = tuple[str, str, str, Audio]

@@ -6,31 +6,18 @@ import re
 
 import numpy as np
 
+
+def listed(names: str) -> tuple[str, ...]:
+    """Names between spaces."""
+    return tuple(names.split())
+
+
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-TEENS = tuple(
-    ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
-)
-TENS = tuple(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"])
-ORDINALS = tuple(
-    [
-        "first",
-        "second",
-        "third",
-        "fourth",
-        "fifth",
-        "sixth",
-        "seventh",
-        "eighth",
-        "ninth",
-        "tenth",
-        "eleventh",
-        "twelfth",
-    ]
-)
-MONTHS = tuple(
-    ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"]
-)  # fmt: skip
-DAYS = tuple(["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"])
+TEENS = listed("ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen")
+TENS = listed("twenty thirty forty fifty sixty seventy eighty ninety")
+ORDINALS = listed("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth")
+MONTHS = listed("january february march april may june july august september october november december")
+DAYS = listed("monday tuesday wednesday thursday friday saturday sunday")
 
 PATTERNS = (
     "turn {on} the {device} in the {room}",
@@ -155,46 +142,8 @@ WORDS = (
     *DIGITS,
     *TEENS,
     *TENS,
-    *[
-        "hundred",
-        "thousand",
-        "oh",
-        "minus",
-        "plus",
-        "percent",
-        "yes",
-        "no",
-        "stop",
-        "go",
-        "start",
-        "left",
-        "right",
-        "up",
-        "down",
-        "on",
-        "off",
-        "open",
-        "close",
-    ],
-    *[
-        "hello",
-        "goodbye",
-        "please",
-        "thanks",
-        "okay",
-        "help",
-        "again",
-        "next",
-        "back",
-        "more",
-        "less",
-        "red",
-        "green",
-        "blue",
-        "yellow",
-        "black",
-        "white",
-    ],
+    *listed("hundred thousand oh minus plus percent yes no stop go start left right up down on off open close"),
+    *listed("hello goodbye please thanks okay help again next back more less red green blue yellow black white"),
     *MONTHS,
     *DAYS,
     *ORDINALS[:5],

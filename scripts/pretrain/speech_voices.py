@@ -14,75 +14,15 @@ import soundfile
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
+from scripts.pretrain.speech_text import listed
+
 RATE = 16_000
-ACCENTS = tuple(
-    ["en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc"]
-)  # fmt: skip
-VARIANTS = tuple(
-    [
-        "m1",
-        "m2",
-        "m3",
-        "m4",
-        "m5",
-        "m6",
-        "m8",
-        "f1",
-        "f2",
-        "f3",
-        "f4",
-        "Alex",
-        "Alicia",
-        "Andrea",
-        "Andy",
-        "Annie",
-        "Gene",
-        "Gene2",
-        "Henrique",
-        "Hugo",
-        "Jacky",
-        "Lee",
-        "Marco",
-        "Mario",
-        "Michael",
-        "Mike",
-        "Nguyen",
-        "adam",
-        "anika",
-        "antonio",
-        "aunty",
-        "belinda",
-        "benjamin",
-        "boris",
-        "caleb",
-        "david",
-        "ed",
-        "edward",
-        "grandma",
-        "gustave",
-        "iven",
-        "iven3",
-        "john",
-        "linda",
-        "marcelo",
-        "max",
-        "michel",
-        "miguel",
-        "norbert",
-        "pablo",
-        "paul",
-        "pedro",
-        "quincy",
-        "rob",
-        "robert",
-        "sandro",
-        "shelby",
-        "steph",
-        "steph3",
-        "travis",
-        "victor",
-        "zac",
-    ]
+ACCENTS = listed("en-us en-gb en-gb-x-rp en-gb-scotland en-gb-x-gbclan en-gb-x-gbcwmd en-029 en-us-nyc")
+VARIANTS = listed(
+    "m1 m2 m3 m4 m5 m6 m8 f1 f2 f3 f4 Alex Alicia Andrea Andy Annie Gene Gene2 Henrique Hugo Jacky Lee Marco "
+    "Mario Michael Mike Nguyen adam anika antonio aunty belinda benjamin boris caleb david ed edward grandma "
+    "gustave iven iven3 john linda marcelo max michel miguel norbert pablo paul pedro quincy rob robert sandro "
+    "shelby steph steph3 travis victor zac"
 )
 LEFT_OUT_VARIANTS = ("m7", "f5")
 FLITE, LEFT_OUT_FLITE = ("awb", "slt", "kal16"), ("rms",)
