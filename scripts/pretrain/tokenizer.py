@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,8 +26,13 @@ def learn_merges(captions: Iterable[str], vocabulary: int, least: int = 2) -> li
     break such ties by chance. Pairs seen fewer than ``least`` times are left apart.
     """
     words = {(*word[:-1], word[-1] + "</w>"): count for word, count in _words(captions).items()}
+    return learn_pairs(words, vocabulary - 2 * 256 - 2, least)
+
+
+def learn_pairs(words: Mapping[tuple[str, ...], int], most: int, least: int = 2) -> list[tuple[str, str]]:
+    """At most ``most`` merges of words as symbols -> how often each comes; ties go to the alphabetically first pair."""
     merges: list[tuple[str, str]] = []
-    while len(merges) < vocabulary - 2 * 256 - 2:
+    while len(merges) < most:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, count in words.items():
             for pair in pairwise(word):
