@@ -129,7 +129,8 @@ def device_loss(
     """
     matched, denoised, weights = rt_detr_loss(base.model, pixels, targets, uniform)
     count = (targets.labels >= 0).sum().clamp(min=1).float()
-    answers = count * (base.model.config.decoder_layers + 1)
+    config: Any = base.model.config
+    answers = count * (config.decoder_layers + 1)
     named = {"loss_vfl": matched.classes, "loss_bbox": matched.distance, "loss_giou": matched.overlap}
     parts = {name: part.detach() / answers for name, part in named.items()}
     return DetectionLoss(matched.weighted(weights) + denoised.weighted(weights), count, parts)

@@ -113,7 +113,10 @@ def _place(ref: str | Path) -> str:
     if name in SPEECH_BASES:
         path = ASSETS / SPEECH_BASES[name]
         if not (path / "config.json").is_file():
-            raise BaseModelError(f"The embedded base '{name}' is not in this installation; install the package anew.")
+            raise BaseModelError(
+                f"The embedded base '{name}' is not part of this version; `python -m scripts.pretrain.whisper` in the"
+                " project's repository makes it. Give the folder or the hub id of a Whisper instead."
+            )
         return str(path)
     if path.is_dir():
         if not (path / "config.json").is_file():
