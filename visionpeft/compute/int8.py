@@ -38,7 +38,8 @@ class Int8Linear(nn.Linear):
         scale = whole.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / _MOST
         self.weight = nn.Parameter((whole / scale[:, None]).round().to(torch.int8), requires_grad=False)
         self.register_buffer("scale", scale)
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        bias = layer.state_dict().get("bias")
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.clone(), requires_grad=False))
         self.training = layer.training
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:
@@ -52,7 +53,8 @@ class Int8Linear(nn.Linear):
         kind = input.device.type
         x = input.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else input
         out: Tensor = _Product.apply(x, self.weight, self.scale)
-        return out if self.bias is None else out + self.bias.to(out.dtype)
+        bias = self._parameters["bias"]
+        return out if bias is None else out + bias.to(out.dtype)
 
 
 class _Product(torch.autograd.Function):
