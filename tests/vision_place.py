@@ -38,14 +38,19 @@ def write_pictures(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
     return folder / "table.csv"
 
 
-def write_scenes(folder: Path, count: int, side: int = 64) -> Path:
-    """Write pictures with one or two coloured rectangles and ``boxes.json`` in COCO's layout; return the folder."""
+def write_scenes(folder: Path, count: int, side: int = 64, size: tuple[int, int] | None = None) -> Path:
+    """Write pictures with one or two coloured rectangles and ``boxes.json`` in COCO's layout; return the folder.
+
+    They are squares of ``side``, or of ``size`` (width, height).
+    """
+    across, down = size or (side, side)
+    side = min(across, down)
     folder.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     for number in range(count):
         rng = np.random.default_rng([7, number])
-        picture = Image.fromarray(rng.integers(0, 90, (side, side, 3), dtype=np.uint8))
+        picture = Image.fromarray(rng.integers(0, 90, (down, across, 3), dtype=np.uint8))
         for label in rng.choice(3, size=int(rng.integers(1, 3)), replace=False).tolist():
             left, top = rng.integers(2, side // 2, 2).tolist()
             width, height = rng.integers(12, side // 2 - 2, 2).tolist()
@@ -55,7 +60,7 @@ def write_scenes(folder: Path, count: int, side: int = 64) -> Path:
             objects.append({"id": len(objects) + 1, "image_id": number, "category_id": label, "bbox": sides,
                             "area": width * height, "iscrowd": 0})  # fmt: skip
         picture.save(folder / f"{number}.png")
-        images.append({"id": number, "file_name": f"{number}.png", "width": side, "height": side})
+        images.append({"id": number, "file_name": f"{number}.png", "width": across, "height": down})
     categories = [{"id": place, "name": name} for place, name in enumerate(COLOURS)]
     told = {"images": images, "annotations": objects, "categories": categories}
     (folder / "boxes.json").write_text(json.dumps(told))

@@ -17,7 +17,11 @@ from visionpeft.cli import run
 from visionpeft.config import config_from
 from visionpeft.delivery import RunResult
 from visionpeft.delivery.folds import mean_and_spread
+from visionpeft.delivery.parts import opened
+from visionpeft.errors import AdapterError
+from visionpeft.inference.detector import Detector
 from visionpeft.inference.predict import open_model
+from visionpeft.progress import SILENT
 from visionpeft.run import train
 
 TRAIN = {"steps": 12, "batch_size": 8, "learning_rate": 1e-2, "evaluate_every": 4, "checkpoint_every": 6}
@@ -205,3 +209,9 @@ def test_without_test_pictures_validation_is_reported_with_a_warning(place: Path
     result = train(config_from(settings))
     assert result is not None
     assert "These figures are too good" in result.report.read_text()
+
+
+def test_an_adapter_of_another_task_is_refused(done: RunResult):
+    assert done.adapter is not None
+    with pytest.raises(AdapterError, match=r"adapter\.safetensors is a classifier, not a detector"):
+        opened(Detector, done.adapter, SILENT)

@@ -13,7 +13,7 @@ from tests.evaluation import towers
 from tests.evaluation.runs import picture
 from visionpeft.errors import BaseModelError
 from visionpeft.evaluation.encoders import load_encoder
-from visionpeft.evaluation.preprocess import Preprocessor
+from visionpeft.models.preprocess import read_processor
 
 PICTURES = [picture(0), picture(90, 64), picture(180, 48, "rectangle").resize((80, 48))]
 TEXTS = ["a photo of a red robot", "a blue apple on a red background"]
@@ -39,7 +39,7 @@ def test_clip_gives_what_the_whole_model_gives(clip):
     model = CLIPModel.from_pretrained(clip).eval()
     batch = towers.tokenizer()(TEXTS, padding="max_length", max_length=77, return_tensors="pt")
     with torch.no_grad():
-        whole = model(**batch, pixel_values=encoder.preprocess(PICTURES))
+        whole = model(**batch, pixel_values=encoder.preprocess.pixels(PICTURES))
     torch.testing.assert_close(encoder.pictures(PICTURES), whole.image_embeds)
     torch.testing.assert_close(encoder.texts(TEXTS), whole.text_embeds)
 
@@ -49,7 +49,7 @@ def test_image_towers_give_the_class_token_and_read_no_text(tower, tmp_path):
     encoder = load_encoder(str(tower(tmp_path)))
     model = AutoModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        expected = model(pixel_values=encoder.preprocess(PICTURES)).last_hidden_state[:, 0]
+        expected = model(pixel_values=encoder.preprocess.pixels(PICTURES)).last_hidden_state[:, 0]
     torch.testing.assert_close(encoder.pictures(PICTURES), unit(expected))
     assert encoder.texts(TEXTS) is None
 
@@ -82,10 +82,10 @@ def test_preprocessing_is_that_of_the_library():
 
     sizes = {"shortest_edge": 32}
     theirs = CLIPImageProcessorPil(size=sizes, crop_size={"height": 32, "width": 32})
-    ours = Preprocessor.from_config(json.loads(theirs.to_json_string()))
+    ours, _ = read_processor(json.loads(theirs.to_json_string()), (32, 32))
     wide = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8))
     expected = theirs([wide], return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(ours([wide]), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.pixels([wide]), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,13 @@ def test_a_pickle_is_never_opened(tmp_path):
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n.")
     with pytest.raises(BaseModelError, match="cannot be loaded"):
+        load_encoder(str(tmp_path))
+
+
+def test_pictures_framed_otherwise_than_the_tower_asks_are_refused(tmp_path):
+    towers.vit(tmp_path)
+    towers.preprocessor(tmp_path, do_center_crop=False)
+    with pytest.raises(BaseModelError, match="stretched to 32x32 pixels, not to a shorter side of 32"):
         load_encoder(str(tmp_path))
 
 

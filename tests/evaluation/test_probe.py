@@ -15,9 +15,9 @@ from tests.evaluation.runs import picture
 from visionpeft.errors import ConfigError
 from visionpeft.evaluation.calibration import UNIT_SEEDS, Calibration, Vectors, cache_name, prompt_scores
 from visionpeft.evaluation.encoders import Encoder, load_encoder
-from visionpeft.evaluation.preprocess import Preprocessor
 from visionpeft.evaluation.probe import PaintRequest, Probe, Subject, _prompt_share
 from visionpeft.evaluation.settings import ScoreConfig
+from visionpeft.models.preprocess import Preprocessing
 
 SETTINGS = ScoreConfig(
     prompts=("a photo of {subject}", "{subject} on a blue background"),
@@ -41,11 +41,10 @@ def colours(pixels: torch.Tensor) -> torch.Tensor:
 
 def colour_encoder() -> Encoder:
     """An encoder that sees colours, and reads the colour that the painter gives a prompt."""
-    half = (0.5, 0.5, 0.5)
-    preprocess = Preprocessor((32, 32), None, Image.Resampling.BICUBIC, half, half)
+    preprocess = Preprocessing(size=(32, 32))
 
     def embed_texts(texts: list[str]) -> torch.Tensor:
-        return colours(preprocess([picture(hue_of(text) + 24) for text in texts]))
+        return colours(preprocess.pixels([picture(hue_of(text) + 24) for text in texts]))
 
     return Encoder("colours", colours, embed_texts, preprocess, torch.device("cpu"))
 

@@ -7,7 +7,6 @@ from PIL import Image
 from pydantic import ValidationError
 
 from visionpeft.errors import BaseModelError
-from visionpeft.evaluation.preprocess import Preprocessor
 from visionpeft.models.preprocess import Preprocessing, read_processor
 
 
@@ -24,11 +23,15 @@ CROP = {
 
 
 @pytest.mark.parametrize("config", [STRETCH, CROP])
-def test_pixels_are_those_of_the_encoders(config):
+@pytest.mark.parametrize("size", [(90, 60), (70, 100)])
+def test_pixels_are_those_of_the_library(config, size):
+    from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
+
     read, lines = read_processor(config, (1, 1))
     assert lines == []
-    images = [picture(), picture(70, 100)]
-    assert torch.allclose(read.pixels(images), Preprocessor.from_config(config)(images), atol=1e-6)
+    theirs = (CLIPImageProcessorPil if "crop_size" in config else ViTImageProcessorPil)(**config)
+    expected = theirs([picture(*size)], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(read.pixels([picture(*size)]), expected, atol=1e-5, rtol=0)
 
 
 def test_crop_pct_is_that_of_convnext():
@@ -46,7 +49,7 @@ def test_keys_of_other_processors():
     detr = {"size": {"shortest_edge": 800, "longest_edge": 1333}, "image_mean": MEAN, "image_std": STD}
     read, lines = read_processor(detr, (1, 1))
     assert (read.size, read.fit) == ((800, 800), "pad")
-    assert "set an image size" in lines[0]
+    assert "set image_size: 1333 and shortest: 800" in lines[0]
     plain, _ = read_processor({"size": {"height": 8, "width": 8}, "do_normalize": False, "resample": 0}, (1, 1))
     assert (plain.mean, plain.std) == ((0, 0, 0), (1, 1, 1))
     unscaled, _ = read_processor(
@@ -84,6 +87,22 @@ def test_padding_is_the_mean_colour_and_masked():
     assert pixels[0, :, :, :32].abs().mean() > 0.1
     assert how.masks([picture(64, 32)]).all()
     assert how.at(8, 8).size == (8, 8)
+
+
+@pytest.mark.parametrize("size", [(640, 480), (480, 640), (1000, 300), (300, 300)])
+def test_the_shortest_side_is_that_of_detr(size):
+    from transformers import DetrImageProcessorPil
+
+    theirs = DetrImageProcessorPil(size={"shortest_edge": 80, "longest_edge": 133}, image_mean=MEAN, image_std=STD)
+    expected = theirs([picture(*size)], return_tensors="pt")["pixel_values"]
+    how = Preprocessing(size=(133, 133), mean=MEAN, std=STD, fit="pad", resample="bilinear", shortest=80)
+    height, width = expected.shape[-2:]
+    placed = how.masks([picture(*size)])[0]
+    assert abs(int(placed.any(1).sum()) - height) <= 1  # of a pixel's half they round otherwise
+    assert abs(int(placed.any(0).sum()) - width) <= 1
+    if placed.sum() == height * width:
+        ours = how.pixels([picture(*size)])[..., :height, :width]
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
 
 
 def test_bad_values_are_refused():

@@ -17,7 +17,7 @@ from visionpeft.models.manage import manage
 
 LISTED = json.loads((Path(__file__).parent.parent / "golden" / "vision_modules.json").read_text())
 FAMILIES = {family.name: family for family in families()}
-FUSED = "mlp.weights_in"  # DINOv2's gated layers were one before 5.18 and are two since: no name can say that
+FUSED = "mlp.weights_in"  # DINOv2's gated layers were one before 5.18 and are two since: `divided` shares them out
 
 
 def canonical(name, parameters):

@@ -15,7 +15,7 @@ from visionpeft.models.manage import manage
 from visionpeft.models.norms import FrozenBatchNorm, live_batch_norms
 from visionpeft.models.preprocess import Preprocessing
 from visionpeft.models.vision import class_logits, load_vision
-from visionpeft.progress import SilentProgress
+from visionpeft.progress import SILENT, RecordingProgress, SilentProgress
 
 PROCESSOR = {"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
 
@@ -122,6 +122,17 @@ def test_batch_norms_of_a_base_are_frozen(name, task, tmp_path):
     base = load_vision(saved(tmp_path, name), task=task, image_size=64)
     assert live_batch_norms(base.model) == []
     assert any(isinstance(module, FrozenBatchNorm) for module in base.model.modules())
+
+
+def test_batch_norms_of_a_network_from_scratch_are_told_of(tmp_path):
+    place = saved(tmp_path, "resnet")
+    for scratch, lines in ((True, 1), (False, 0)):
+        progress = RecordingProgress(SILENT)
+        load_vision(place, task="classify", scratch=scratch, progress=progress)
+        assert sum("batch norms, which stay frozen" in line for line in progress.lines) == lines
+    quiet = RecordingProgress(SILENT)
+    load_vision("visionpeft/emoji-vit", task="classify", scratch=True, progress=quiet)
+    assert not any("batch norms" in line for line in quiet.lines)
 
 
 def test_what_is_not_there_is_said(tmp_path):

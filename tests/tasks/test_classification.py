@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from torch.nn import functional as F
 
@@ -19,10 +20,12 @@ from visionpeft.delivery.classification import build
 from visionpeft.errors import ConfigError
 from visionpeft.inference.classifier import Classifier
 from visionpeft.inference.predict import open_model
+from visionpeft.progress import SILENT, RecordingProgress
 from visionpeft.tasks.classification import Classification
 from visionpeft.training.engine import fit
 from visionpeft.training.interrupt import TrainingInterruptedError
 from visionpeft.training.rng import StepRng
+from visionpeft.training.task import Context
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +239,68 @@ def test_recomputed_activations_give_the_same_steps(place: Path, tmp_path: Path)
         adapters.append(fit(build(config), config.train, tmp_path / str(recompute)).last)
     first, second = (torch.cat([tensor.flatten() for tensor in adapter.tensors.values()]) for adapter in adapters)
     torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
+
+
+def prepared(task: Classification, dtype: torch.dtype | None = None, *, recompute: bool = False) -> Classification:
+    """The task as the engine has it before the first step."""
+    where = Accelerator(cpu=True), torch.device("cpu"), dtype, 0, 1, 0, Path(), SILENT, recompute
+    task.prepare(Context(*where))
+    return task
+
+
+def test_without_validation_pictures_nothing_chooses_and_it_is_said(place: Path):
+    task = build(configured(place, data=data(place, split={"fractions": [0.8, 0, 0.2]})))
+    progress = RecordingProgress(SILENT)
+    task.prepare(Context(Accelerator(cpu=True), torch.device("cpu"), None, 0, 1, 0, Path(), progress))
+    assert task.metric is None
+    assert task.evaluate(1) == {}
+    assert "There are no validation pictures: the last step is kept, and no threshold is chosen." in progress.lines
+
+
+def test_the_file_says_how_values_became_grey(place: Path):
+    told = {"intensity": {"window": "percentile", "percentiles": [2, 98]}, "volumes": {"take": "middle"}}
+    heads = build(configured(place, data=data(place, **told))).capture().metadata.heads
+    assert heads["intensity"]["window"] == "percentile"
+    assert heads["intensity"]["percentiles"] == [2, 98]
+    assert heads["volumes"]["take"] == "middle"
+
+
+def test_the_first_values_are_the_seeds(place: Path):
+    one, same, other = (build(configured(place, train={"steps": 1, "seed": seed})).capture() for seed in (0, 0, 1))
+    for tensors in ("tensors", "heads"):
+        values = [
+            torch.cat([tensor.flatten() for _, tensor in sorted(getattr(a, tensors).items())])
+            for a in (one, same, other)
+        ]
+        assert torch.equal(values[0], values[1])
+        assert not torch.equal(values[0], values[2])
+
+
+def test_full_tuning_keeps_weights_exact_whatever_is_computed_in(place: Path):
+    for method, dtype in (("full", torch.float32), ("lora", torch.bfloat16)):
+        task = prepared(build(configured(place, adapter={"method": method})), torch.bfloat16)
+        assert task.base.model.get_submodule("vit.layernorm").weight.dtype == dtype
+
+
+def test_activations_are_recomputed_where_that_is_asked_for(place: Path):
+    for recompute in (False, True):
+        task = prepared(build(configured(place)), recompute=recompute)
+        assert task.base.model.is_gradient_checkpointing is recompute
+
+
+def test_pictures_are_mixed_in_the_loss(place: Path):
+    plain, mixing = (prepared(build(configured(place, data=data(place, mix=mix)))) for mix in ({}, {"mixup": 1.0}))
+    outs = [task.loss(task.batch(positions(8)), step(task, 0, 8)) for task in (plain, mixing)]
+    assert float(outs[0].count) == pytest.approx(float(outs[1].count))
+    assert not torch.isclose(outs[0].loss_sum, outs[1].loss_sum, rtol=1e-5)
+
+
+def test_pictures_are_varied_anew_each_epoch(place: Path):
+    plain, varied = (
+        prepared(build(configured(place, data=data(place, augment=augment))))
+        for augment in ({}, {"flip_horizontal": True, "brightness": 0.5})
+    )
+    first, second = ([Position(epoch, 0, 0)] for epoch in (0, 1))
+    assert torch.equal(plain.batch(first).pixels, plain.batch(second).pixels)
+    assert not torch.equal(plain.batch(first).pixels, varied.batch(first).pixels)
+    assert not torch.equal(varied.batch(first).pixels, varied.batch(second).pixels)

@@ -9,19 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
+from tests.tiny_vision import DETECTORS, available
 from tests.vision_place import detect_settings, everything, write_base, write_scenes
 from visionpeft.config import DetectRun, config_from
+from visionpeft.data.detection.augment import size_for
 from visionpeft.data.order import Position
 from visionpeft.delivery.detection import build
 from visionpeft.errors import ConfigError
 from visionpeft.inference.detector import Detector
 from visionpeft.inference.predict import open_model
-from visionpeft.models.detection import detection_loss
+from visionpeft.models.detection import detection_loss, detector_output, train_all_layers
+from visionpeft.models.preprocess import Preprocessing
+from visionpeft.models.vision import load_vision
+from visionpeft.progress import SILENT, RecordingProgress
 from visionpeft.tasks.detection import Detection, scene_size
 from visionpeft.training.engine import fit
 from visionpeft.training.interrupt import TrainingInterruptedError
 from visionpeft.training.rng import StepRng
+from visionpeft.training.task import Context
 
 
 @pytest.fixture(scope="module")
@@ -116,20 +123,66 @@ def test_the_loss_is_the_detectors_own(place: Path, tmp_path: Path):
     assert not any(name[-1].isdigit() for name in out.logs)
 
 
-def test_training_pictures_come_as_those_in_use(place: Path, tmp_path: Path):
+ANSWERING = {"detr": 0, "conditional_detr": 0, "deformable_detr": 1, "rt_detr": 2, "yolos": 0}
+
+
+@pytest.mark.parametrize(("name", "layers"), ANSWERING.items())
+def test_every_decoder_layer_answers_unless_it_is_turned_off(tmp_path: Path, name: str, layers: int):
+    write_base(tmp_path / "base", name)
+    write_scenes(tmp_path / "pictures", 6)
+    for auxiliary, expected in ((True, layers), (False, 0)):
+        data = detect_settings(tmp_path)["data"] | {"image_size": 128}
+        config = configured(tmp_path, data=data, adapter={"method": "probe"}, auxiliary_loss=auxiliary)
+        task, progress = build(config), RecordingProgress(SILENT)
+        task.prepare(Context(Accelerator(cpu=True), torch.device("cpu"), None, 0, 1, 0, tmp_path, progress))
+        told = any("alone learns to answer" in line for line in progress.lines)
+        assert told == (auxiliary and name in ("detr", "conditional_detr"))
+        batch = task.batch([Position(0, 0, 0)])
+        task.base.model.train()
+        parts = detection_loss(task.base, batch.pixels, batch.mask, batch.targets).parts
+        places = {part.rpartition("_")[2] for part in parts if part.startswith("loss_bbox_") and "dn" not in part}
+        assert len(places) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in DETECTORS if available(name)])
+def test_a_detector_in_training_is_the_one_in_use(tmp_path: Path, name: str):
+    """Auxiliary losses must not change what the network computes, as they do in some of transformers."""
+    base = load_vision(write_base(tmp_path, name), task="detect", image_size=128)
+    pixels = torch.randn(2, 3, 128, 128, generator=torch.manual_seed(0))
+    with torch.no_grad():
+        before = detector_output(base, pixels).boxes
+        train_all_layers(base, wanted=True)
+        torch.testing.assert_close(detector_output(base, pixels).boxes, before)
+
+
+SHAPES = {
+    "pad": {"fit": "pad", "image_size": 96},
+    "wide": {"fit": "pad", "image_size": [64, 128]},
+    "tall": {"fit": "stretch", "image_size": [128, 64]},
+    "shortest": {"fit": "pad", "image_size": 128, "shortest": 64},
+}
+RATIOS = {"portrait": (48, 64), "landscape": (90, 48)}
+
+
+@pytest.mark.parametrize("picture", RATIOS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["detr", "deformable_detr", "rt_detr", "yolos"])
+def test_training_pictures_come_as_those_in_use(tmp_path: Path, name: str, shape: str, picture: str):
     """Without chance a training picture is what the detector in use sees, and its boxes come back as they were."""
-    data = detect_settings(place)["data"] | {"augment": {"flip_horizontal": 0.0}, "fit": "pad", "image_size": 96}
-    config = configured(place, data=data)
-    task = build(config)
-    fit(task, config.train.model_copy(update={"steps": 1, "evaluate_every": 0}), tmp_path)
-    batch = task.batch([Position(0, 3, 0)])
-    scene, image = task.splits.train.scenes[3], task.splits.train.image(3)
-    torch.testing.assert_close(batch.pixels, task.base.preprocessing.pixels([image]), atol=0.02, rtol=0)
-    assert torch.equal(batch.mask, task.base.preprocessing.masks([image]))
-    centre = batch.targets[0]["boxes"].numpy() * 96
-    corners = np.concatenate([centre[:, :2] - centre[:, 2:] / 2, centre[:, :2] + centre[:, 2:] / 2], 1)
-    place_ = task.base.preprocessing.placement(*image.size)
-    np.testing.assert_allclose(corners / place_.scale[0], scene.boxes, atol=1e-3)
+    write_base(tmp_path / "base", name)
+    write_scenes(tmp_path / "pictures", 4, size=RATIOS[picture])
+    data = detect_settings(tmp_path)["data"] | {"augment": {"flip_horizontal": 0.0}, **SHAPES[shape]}
+    task = build(configured(tmp_path, data=data, adapter={"method": "probe"}))
+    task.prepare(Context(Accelerator(cpu=True), torch.device("cpu"), None, 0, 1, 0, tmp_path, SILENT))
+    batch = task.batch([Position(0, 1, 0)])
+    preprocessing, scene, image = task.base.preprocessing, task.splits.train.scenes[1], task.splits.train.image(1)
+    torch.testing.assert_close(batch.pixels, preprocessing.pixels([image]), atol=0.02, rtol=0)
+    assert torch.equal(batch.mask, preprocessing.masks([image]))
+    boxes = batch.targets[0]["boxes"]
+    scores = torch.zeros(len(boxes), 3)
+    scores[range(len(boxes)), batch.targets[0]["class_labels"]] = 1 - torch.arange(len(boxes)) / 10
+    found = task.detector._of_one("a", image, scores, boxes.double().numpy())
+    np.testing.assert_allclose(found.boxes[: len(boxes)], scene.boxes, atol=0.01)
 
 
 def test_it_learns_and_the_file_says_the_same(place: Path, tmp_path: Path):
@@ -151,7 +204,17 @@ def test_it_learns_and_the_file_says_the_same(place: Path, tmp_path: Path):
 
 def test_sizes_that_do_not_fit_are_refused(place: Path):
     preprocessing = build(configured(place)).base.preprocessing
-    with pytest.raises(ConfigError, match="a detector sees whole pictures in a square"):
+    with pytest.raises(ConfigError, match=r"whole pictures, not their middle: set data\.fit to stretch or pad"):
         scene_size(preprocessing.model_copy(update={"fit": "crop"}), ())
     with pytest.raises(ConfigError, match=r"data\.sides: 128 is larger than the 64 pixels"):
         scene_size(preprocessing, (128,))
+    with pytest.raises(ConfigError, match=r"data\.shortest keeps the shape of pictures, and data\.fit is stretch"):
+        scene_size(preprocessing.model_copy(update={"shortest": 32}), ())
+
+
+def test_sizes_are_drawn_in_the_shape_of_the_pixels():
+    wide = Preprocessing(size=(64, 128), fit="stretch")
+    assert [size_for(50, 90, scene_size(wide, (32, 64)), side) for side in (32, 64)] == [(64, 32), (128, 64)]
+    padded = scene_size(Preprocessing(size=(64, 128), fit="pad"), (32, 48))
+    assert size_for(100, 50, padded, 32) == (64, 32)
+    assert size_for(50, 100, padded, 48) == (32, 64)

@@ -20,7 +20,7 @@ def with_newest_names(adapter: Adapter, family: Family) -> Adapter:
     """Return the adapter with every path in its tensors, heads and specs as the family calls it today.
 
     Raises:
-        AdapterError: two of its tensors get one name.
+        AdapterError: two of its tensors get one name, or one cannot be shared out among the layers of today.
     """
 
     def newest(place: str) -> str:
@@ -28,7 +28,8 @@ def with_newest_names(adapter: Adapter, family: Family) -> Adapter:
         return f"{component}.{family.canonical(component, name)}"
 
     specs = {part: _spec(spec, partial(family.canonical, part)) for part, spec in adapter.specs.items()}
-    return replace(adapter, specs=specs, tensors=_keys(adapter.tensors, newest), heads=_keys(adapter.heads, newest))
+    named = replace(adapter, specs=specs, tensors=_keys(adapter.tensors, newest), heads=_keys(adapter.heads, newest))
+    return family.divided(named)
 
 
 def _keys(table: Mapping[str, T], newest: Callable[[str], str]) -> dict[str, T]:

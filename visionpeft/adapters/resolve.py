@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import nn
 
+from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import AdapterSpec, Targets
 from visionpeft.errors import AdapterError, did_you_mean
 
@@ -41,6 +42,10 @@ class Family(Protocol):
 
     def canonical(self, component: str, name: str) -> str:
         """The newest name of a module, parameter or saved tensor that may have an earlier library version's name."""
+        ...
+
+    def divided(self, adapter: Adapter) -> Adapter:
+        """The adapter, its names the newest, with what it has of layers that are several now shared out among them."""
         ...
 
     def resolve(self, component: str, layers: Mapping[str, nn.Module], targets: Targets) -> list[str]:

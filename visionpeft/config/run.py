@@ -134,6 +134,11 @@ class DetectRun(RunConfig, frozen=True, extra="forbid"):
     train_boxes: bool = Field(
         default=True, description="Train the layers that predict boxes too; the class heads are trained always."
     )
+    auxiliary_loss: bool = Field(
+        default=True,
+        description="Let every decoder layer learn to answer, as the papers do; false: the last alone, as DETR and "
+        "Conditional DETR do always.",
+    )
     metric: DetectionMetric = Field(default="ap", description="What chooses the best step, on validation.")
     report: DetectionReportConfig = Field(
         default=DetectionReportConfig(), description="What is measured at the end, and how."

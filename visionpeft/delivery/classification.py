@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from visionpeft.delivery.classification_page import Context, measured
+from visionpeft.delivery.parts import given_parts, measured_again, measured_run, opened, other_data
 from visionpeft.delivery.result import ADAPTER, RunFacts, RunResult, with_about
-from visionpeft.errors import AdapterError, ConfigError, DataError
+from visionpeft.delivery.vision import framed_base
+from visionpeft.errors import DataError
 from visionpeft.progress import SILENT, Progress, RecordingProgress
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from visionpeft.config import ClassifyRun
-    from visionpeft.data.classification import LabelledPictures, PicturesConfig, Splits
+    from visionpeft.data.classification import LabelledPictures, Splits
     from visionpeft.delivery.evaluation import Evaluation
     from visionpeft.evaluation.classification.predictions import Predictions
     from visionpeft.evaluation.classification.settings import ReportConfig
     from visionpeft.inference.about import ClassifierAbout
     from visionpeft.inference.classifier import Classifier
-    from visionpeft.models.vision import VisionBase
     from visionpeft.tasks.classification import Classification
     from visionpeft.training.record import FitResult
 
@@ -35,9 +36,7 @@ def build(config: ClassifyRun, progress: Progress = SILENT) -> Classification:
     from visionpeft.tasks.classification import Classification, Learning
 
     splits = splits_of(config, open_pictures(config.data, progress), progress)
-    with progress.phase("loading the base", 1) as bar:
-        base = base_of(config, progress)
-        bar.advance()
+    base = framed_base(config, progress)
     learning = Learning(
         config.loss, config.class_weights, config.layer_decay, config.metric if config.train.evaluate_every else None
     )
@@ -61,24 +60,6 @@ def splits_of(config: ClassifyRun, pictures: LabelledPictures, progress: Progres
     return folds(pictures, data.folds, seed)[(data.fold or 1) - 1]
 
 
-def base_of(config: ClassifyRun, progress: Progress = SILENT) -> VisionBase:
-    """Return the base at the size and with the framing that the settings ask for.
-
-    Raises:
-        BaseModelError: it cannot be loaded.
-    """
-    from visionpeft.models.vision import load_vision
-
-    data = config.data
-    base = load_vision(
-        config.base, task="classify", image_size=data.image_size, scratch=config.scratch, seed=config.train.seed,
-        progress=progress,
-    )  # fmt: skip
-    if data.fit is not None:
-        base.preprocessing = base.preprocessing.model_copy(update={"fit": data.fit})
-    return base
-
-
 def deliver(config: ClassifyRun, task: Classification, result: FitResult, progress: RecordingProgress) -> RunResult:
     """Measure the chosen adapter on the test pictures, and write adapter, figures and report.
 
@@ -94,41 +75,21 @@ def deliver(config: ClassifyRun, task: Classification, result: FitResult, progre
     Raises:
         OutputError: the disk is full.
     """
-    splits = task.splits
+    from visionpeft.inference.classifier import Classifier
+
     path = result.adapter.save(config.output / ADAPTER)
     task.base.to("cpu")  # makes room: what is measured is the file, opened as a user opens it
-    classifier = open_classifier(path, progress)
-    chosen = _predicted(classifier, splits.validation, "validation pictures", progress)
-    reported = _predicted(classifier, splits.test, "test pictures", progress)
-    pictures = splits.test
-    if reported is None:
-        progress.say("There are no test pictures: the figures are of the validation pictures.")
-        reported, pictures = chosen, splits.validation
-    if reported is None:
-        raise DataError("there are neither test nor validation pictures to report on: set data.split.fractions.")
-    about = classifier.about if chosen is None else decided(classifier.about, chosen, config.report)
+    classifier = opened(Classifier, path, progress)
+    found = measured_run(task.splits, _answer(classifier, progress), progress)
+    about = classifier.about if found.chosen is None else decided(classifier.about, found.chosen, config.report)
     with_about(result.adapter, about).save(path)
-    facts = RunFacts(config.output, path, result.adapter, config, "test" if len(splits.test) else "validation")
+    facts = RunFacts(config.output, path, result.adapter, config, found.part)
     context = Context(
-        facts, classifier, pictures, splits, config.report, config.data.split.leaks, result.steps, result.best_step
-    )
-    report, metrics = measured(context, reported, chosen, progress)
+        facts, classifier, found.data, task.splits, config.report, config.data.split.leaks, result.steps,
+        result.best_step,
+    )  # fmt: skip
+    report, metrics = measured(context, found.answers, found.chosen, progress)
     return RunResult(None, path, {}, report, metrics)
-
-
-def open_classifier(path: Path, progress: Progress) -> Classifier:
-    """Return the classifier of an adapter's file.
-
-    Raises:
-        AdapterError: it is none.
-    """
-    from visionpeft.inference.classifier import Classifier
-    from visionpeft.inference.predict import open_model
-
-    model = open_model(path, progress=progress)
-    if not isinstance(model, Classifier):
-        raise AdapterError(f"{path} is a detector, not a classifier.")
-    return model
 
 
 def decided(about: ClassifierAbout, validation: Predictions, config: ReportConfig) -> ClassifierAbout:
@@ -142,10 +103,10 @@ def decided(about: ClassifierAbout, validation: Predictions, config: ReportConfi
     return about.model_copy(update={"thresholds": thresholds, "temperature": fit_temperature(validation).value})
 
 
-def _predicted(
-    classifier: Classifier, pictures: LabelledPictures, label: str, progress: Progress, *, tta: bool = False
-) -> Predictions | None:
-    return classifier.predictions(pictures, label=label, tta=tta, progress=progress) if len(pictures) else None
+def _answer(
+    classifier: Classifier, progress: Progress, *, tta: bool = False
+) -> Callable[[LabelledPictures, str], Predictions]:
+    return lambda pictures, label: classifier.predictions(pictures, label=label, tta=tta, progress=progress)
 
 
 def measure(
@@ -162,66 +123,39 @@ def measure(
     from visionpeft.adapters.archive import Adapter
     from visionpeft.data.cache import make_folder
 
-    splits = _splits(job, classifier.about, settings, progress)
-    pictures = _part(splits, job.split)
-    own = job.data is None and job.split != "validation"
-    chosen = _predicted(classifier, splits.validation, "validation pictures", progress, tta=job.tta) if own else None
-    reported = _predicted(classifier, pictures, f"{job.split} pictures", progress, tta=job.tta)
-    if reported is None:
-        raise DataError(f"no picture is in the split '{job.split}': take another one, --split all for example.")
+    pictures, splits = _data(job, classifier.about, settings, progress)
+    found = measured_again(job, splits, pictures, _answer(classifier, progress, tta=job.tta))
     report = _report_config(settings, classifier.about)
-    facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings, job.part)
+    facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings, found.part)
     context = Context(
-        facts, classifier, pictures, splits, report, settings.data.split.leaks if settings is not None else None
+        facts, classifier, found.data, splits, report, settings.data.split.leaks if settings is not None else None
     )
-    page, metrics = measured(context, reported, chosen, progress)
+    page, metrics = measured(context, found.answers, found.chosen, progress)
     return RunResult(None, adapter, {}, page, metrics)
 
 
-def _splits(
+def _data(
     job: Evaluation, about: ClassifierAbout, settings: ClassifyRun | None, progress: RecordingProgress
-) -> Splits:
-    """The run's own splits, or all of other data as the test, or as it says itself."""
-    from visionpeft.data.classification import Splits, open_pictures
+) -> tuple[LabelledPictures, Splits]:
+    """The run's own pictures as it split them, or others."""
+    from visionpeft.data.classification import PicturesConfig, Splits, open_pictures
 
     if job.data is None and settings is not None:
-        return splits_of(settings, open_pictures(settings.data, progress), progress)
-    pictures = open_pictures(_pictures_config(job, about), progress)
-    given = [example.split or "test" for example in pictures.examples]
-    parts = [[row for row, split in enumerate(given) if split == name] for name in ("train", "validation", "test")]
-    return Splits(*(pictures.subset(rows) for rows in parts))
-
-
-def _part(splits: Splits, name: str) -> LabelledPictures:
-    parts = splits.parts()
-    if name != "all":
-        return parts[name]
-    every = [example for part in parts.values() for example in part.examples]
-    return replace(splits.train, examples=tuple(every))
-
-
-def _pictures_config(job: Evaluation, about: ClassifierAbout) -> PicturesConfig:
-    """Settings of other pictures: a YAML file of them, or a path whose kind tells the format."""
-    from visionpeft.config import validate
-    from visionpeft.config.source import Source, apply_overrides, read_source
-    from visionpeft.data.classification import PicturesConfig
-
-    path = job.data
-    if path is None:
-        raise ConfigError("name the pictures with --data.")
-    if path.suffix in (".yaml", ".yml"):
-        source = read_source(path, job.overrides)
-    else:
-        values = {"source": {"format": format_of(path), "path": str(path)}}
-        source = apply_overrides(Source("--data", values), job.overrides)
+        pictures = open_pictures(settings.data, progress)
+        return pictures, splits_of(settings, pictures, progress)
     known = {"labels": list(about.labels), "kind": about.kind, "intensity": about.intensity.model_dump(mode="json"),
              "volumes": about.volumes.model_dump(mode="json")}  # fmt: skip
-    return validate(PicturesConfig, replace(source, values={**known, **source.values}))
+    pictures = open_pictures(other_data(job, PicturesConfig, _source_of, known), progress)
+    return pictures, Splits(*given_parts(pictures, (example.split for example in pictures.examples)))
+
+
+def _source_of(path: Path) -> dict[str, str]:
+    return {"format": format_of(path), "path": str(path)}
 
 
 def format_of(path: Path) -> str:
     """Which source a path is, by what it is."""
-    kinds = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "medmnist"}
+    kinds = {".csv": "table", ".tsv": "table", ".jsonl": "table", ".parquet": "table", ".npz": "medmnist"}
     if not path.exists():
         raise DataError(f"{path} does not exist.")
     if path.is_dir():

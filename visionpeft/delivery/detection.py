@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from visionpeft.delivery.parts import Measured, given_parts, measured_again, measured_run, opened, other_data
 from visionpeft.delivery.result import ADAPTER, RunFacts, RunResult, run_facts, with_about
-from visionpeft.errors import AdapterError, ConfigError, DataError
+from visionpeft.delivery.vision import framed_base
+from visionpeft.errors import DataError
 from visionpeft.progress import SILENT, Progress, RecordingProgress
 
 if TYPE_CHECKING:
@@ -15,14 +17,12 @@ if TYPE_CHECKING:
 
     from visionpeft.config import DetectRun
     from visionpeft.data.detection.scenes import LabelledScenes
-    from visionpeft.data.detection.settings import ScenesConfig
     from visionpeft.data.detection.splits import SceneSplits
     from visionpeft.delivery.evaluation import Evaluation
     from visionpeft.evaluation.detection.detections import Evaluation as Found
     from visionpeft.evaluation.detection.figures import DetectionReportConfig
     from visionpeft.inference.about import DetectorAbout
     from visionpeft.inference.detector import Detector
-    from visionpeft.models.vision import VisionBase
     from visionpeft.tasks.detection import Detection
     from visionpeft.training.record import FitResult
 
@@ -38,32 +38,13 @@ def build(config: DetectRun, progress: Progress = SILENT) -> Detection:
     from visionpeft.tasks.detection import Detection
 
     splits = split_scenes(open_scenes(config.data, progress), config.data.split, progress)
-    with progress.phase("loading the base", 1) as bar:
-        base = base_of(config, progress)
-        bar.advance()
+    base = framed_base(config, progress)
     seed = config.train.seed
     return Detection(
         base, splits, config.data, config.adapter, metric=config.metric if config.train.evaluate_every else None,
-        train_boxes=config.train_boxes, seed=seed, scratch=seed if config.scratch else None,
+        train_boxes=config.train_boxes, auxiliary=config.auxiliary_loss, seed=seed,
+        scratch=seed if config.scratch else None,
     )  # fmt: skip
-
-
-def base_of(config: DetectRun, progress: Progress = SILENT) -> VisionBase:
-    """Return the base at the size and with the framing that the settings ask for.
-
-    Raises:
-        BaseModelError: it cannot be loaded.
-    """
-    from visionpeft.models.vision import load_vision
-
-    data = config.data
-    base = load_vision(
-        config.base, task="detect", image_size=data.image_size, scratch=config.scratch, seed=config.train.seed,
-        progress=progress,
-    )  # fmt: skip
-    if data.fit is not None:
-        base.preprocessing = base.preprocessing.model_copy(update={"fit": data.fit})
-    return base
 
 
 def deliver(config: DetectRun, task: Detection, result: FitResult, progress: RecordingProgress) -> RunResult:
@@ -82,37 +63,17 @@ def deliver(config: DetectRun, task: Detection, result: FitResult, progress: Rec
         OutputError: the disk is full.
         DataError: there are neither test nor validation pictures.
     """
-    splits, path = task.splits, config.output / ADAPTER
-    result.adapter.save(path)
+    from visionpeft.inference.detector import Detector
+
+    path = result.adapter.save(config.output / ADAPTER)
     task.base.to("cpu")  # makes room: what is measured is the file, opened as a user opens it
-    detector = open_detector(path, progress)
-    chosen = _found(detector, splits.validation, "validation pictures", progress)
-    reported, pictures = _found(detector, splits.test, "test pictures", progress), splits.test
-    if reported is None:
-        progress.say("There are no test pictures: the figures are of the validation pictures.")
-        reported, pictures = chosen, splits.validation
-    if reported is None:
-        raise DataError("there are neither test nor validation pictures to report on: set data.split.")
-    facts = RunFacts(config.output, path, result.adapter, config, "test" if len(splits.test) else "validation")
-    page, figures = _measured(facts, detector, splits, pictures, reported, chosen, config.report, progress)
+    detector = opened(Detector, path, progress)
+    found = measured_run(task.splits, _answer(detector, progress), progress)
+    facts = RunFacts(config.output, path, result.adapter, config, found.part)
+    page, figures = _reported(facts, detector, task.splits, found, config.report, progress)
     about = detector.about.model_copy(update={"threshold": figures["threshold"]})
     with_about(result.adapter, about).save(path)
     return RunResult(None, path, {}, page, figures)
-
-
-def open_detector(path: Path, progress: Progress) -> Detector:
-    """Return the detector of an adapter's file.
-
-    Raises:
-        AdapterError: it is none.
-    """
-    from visionpeft.inference.detector import Detector
-    from visionpeft.inference.predict import open_model
-
-    model = open_model(path, progress=progress)
-    if not isinstance(model, Detector):
-        raise AdapterError(f"{path} is a classifier, not a detector.")
-    return model
 
 
 def measure(
@@ -128,35 +89,23 @@ def measure(
     """
     from visionpeft.adapters.archive import Adapter
     from visionpeft.data.cache import make_folder
-    from visionpeft.data.detection.readers import open_scenes
-    from visionpeft.data.detection.splits import split_scenes
     from visionpeft.evaluation.detection.figures import DetectionReportConfig
 
+    scenes, splits = _data(job, detector.about, settings, progress)
+    found = measured_again(job, splits, scenes, _answer(detector, progress, tta=job.tta))
     config = settings.report if settings is not None else DetectionReportConfig()
-    if job.data is None and settings is not None:
-        splits = split_scenes(open_scenes(settings.data, progress), settings.data.split, progress)
-    else:
-        splits = _others(open_scenes(_scenes_config(job, detector.about), progress))
-    own = job.data is None and job.split != "validation"
-    if not own:
+    if not job.chooses:
         config = config.model_copy(update={"threshold": detector.about.threshold})
-    chosen = _found(detector, splits.validation, "validation pictures", progress, tta=job.tta) if own else None
-    pictures = _part(splits, job.split)
-    reported = _found(detector, pictures, f"{job.split} pictures", progress, tta=job.tta)
-    if reported is None:
-        raise DataError(f"no picture is in the split '{job.split}': take another one, --split all for example.")
-    facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings, job.part)
-    page, figures = _measured(facts, detector, splits, pictures, reported, chosen, config, progress)
+    facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings, found.part)
+    page, figures = _reported(facts, detector, splits, found, config, progress)
     return RunResult(None, adapter, {}, page, figures)
 
 
-def _measured(
+def _reported(
     facts: RunFacts,
     detector: Detector,
     splits: SceneSplits,
-    pictures: LabelledScenes,
-    reported: Found,
-    chosen: Found | None,
+    found: Measured[LabelledScenes, Found],
     config: DetectionReportConfig,
     progress: RecordingProgress,
 ) -> tuple[Path, dict[str, float]]:
@@ -167,7 +116,7 @@ def _measured(
 
     about = DetectionAbout(**run_facts(facts, detector.base, progress), **data_facts(splits))
     page = write_detection_report(
-        facts.folder, test=reported, validation=chosen, pictures=pictures.image, about=about, config=config
+        facts.folder, test=found.answers, validation=found.chosen, pictures=found.data.image, about=about, config=config
     )
     figures = json.loads((facts.folder / METRICS).read_text(encoding="utf-8"))["figures"]
     operating = {name: figures["operating"][name] for name in ("precision", "recall", "f1")}
@@ -175,41 +124,23 @@ def _measured(
     return page, {name: float(value) for name, value in named.items() if value is not None}
 
 
-def _found(
-    detector: Detector, scenes: LabelledScenes, label: str, progress: Progress, *, tta: bool = False
-) -> Found | None:
-    return detector.evaluation(scenes, label=label, tta=tta, progress=progress) if len(scenes) else None
+def _answer(detector: Detector, progress: Progress, *, tta: bool = False) -> Callable[[LabelledScenes, str], Found]:
+    return lambda scenes, label: detector.evaluation(scenes, label=label, tta=tta, progress=progress)
 
 
-def _others(scenes: LabelledScenes) -> SceneSplits:
-    """Other data as it splits itself; where it does not, all of it is the test."""
-    from visionpeft.data.detection.splits import SceneSplits
-
-    given = [scene.split or "test" for scene in scenes.scenes]
-    parts = [[row for row, split in enumerate(given) if split == name] for name in ("train", "validation", "test")]
-    return SceneSplits(*(scenes.subset(rows) for rows in parts))
-
-
-def _part(splits: SceneSplits, name: str) -> LabelledScenes:
-    if name != "all":
-        return getattr(splits, name)
-    return replace(splits.train, scenes=(*splits.train.scenes, *splits.validation.scenes, *splits.test.scenes))
-
-
-def _scenes_config(job: Evaluation, about: DetectorAbout) -> ScenesConfig:
-    """Settings of other pictures: a YAML file of them, a COCO json, or a folder of YOLO or VOC."""
-    from visionpeft.config import validate
-    from visionpeft.config.source import Source, apply_overrides, read_source
+def _data(
+    job: Evaluation, about: DetectorAbout, settings: DetectRun | None, progress: RecordingProgress
+) -> tuple[LabelledScenes, SceneSplits]:
+    """The run's own pictures as it split them, or others."""
+    from visionpeft.data.detection.readers import open_scenes
     from visionpeft.data.detection.settings import ScenesConfig
+    from visionpeft.data.detection.splits import SceneSplits, split_scenes
 
-    path = job.data
-    if path is None:
-        raise ConfigError("name the pictures with --data.")
-    if path.suffix in (".yaml", ".yml"):
-        source = read_source(path, job.overrides)
-    else:
-        source = apply_overrides(Source("--data", {"source": _source_of(path)}), job.overrides)
-    return validate(ScenesConfig, replace(source, values={"labels": list(about.labels), **source.values}))
+    if job.data is None and settings is not None:
+        scenes = open_scenes(settings.data, progress)
+        return scenes, split_scenes(scenes, settings.data.split, progress)
+    scenes = open_scenes(other_data(job, ScenesConfig, _source_of, {"labels": list(about.labels)}), progress)
+    return scenes, SceneSplits(*given_parts(scenes, (scene.split for scene in scenes.scenes)))
 
 
 def _source_of(path: Path) -> dict[str, str]:

@@ -45,6 +45,11 @@ class Evaluation:
         """Which of the run's own pictures are measured; "test" where it is other data: nothing was learned of it."""
         return self.split if self.data is None else "test"
 
+    @property
+    def chooses(self) -> bool:
+        """Whether thresholds are chosen on the run's validation data anew, not taken from the adapter."""
+        return self.data is None and self.split != "validation"
+
 
 def run_evaluation(job: Evaluation, *, progress: Progress = SILENT) -> RunResult:
     """Measure a model and write ``report.html`` and ``metrics.json``.

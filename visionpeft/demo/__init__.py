@@ -16,10 +16,19 @@ if TYPE_CHECKING:
 
 
 class Demo(Protocol):
-    """Makes a run in a folder that does not exist yet; short: a few steps, to see that everything works."""
+    """Makes a run."""
 
     def __call__(self, output: Path, *, short: bool = False, progress: Progress = SILENT) -> RunResult | None:
-        """Make the run."""
+        """Make what is learned from, train on it, and write adapter and report to ``output``.
+
+        Args:
+            output: the run's folder; it must not exist yet.
+            short: a few steps only, on little, to see that everything works.
+            progress: where phases are shown.
+
+        Raises:
+            VisionPeftError: the folder exists or cannot be written.
+        """
         ...
 
 

@@ -17,32 +17,22 @@ SHORT_COUNT, STEPS, SHORT_STEPS, SIDE = 12, 240, 4, 96
 
 
 def demo(output: Path, *, short: bool = False, progress: Progress = SILENT) -> RunResult | None:
-    """Compose pictures in ``output/pictures``, train a classifier on them, and write adapter and report to ``output``.
-
-    Args:
-        output: the run's folder; it must not exist yet.
-        short: a few pictures and steps only, to see that everything works.
-        progress: where phases are shown.
-
-    Raises:
-        VisionPeftError: the folder exists or cannot be written.
-    """
+    """Compose pictures in ``output/pictures`` and train a classifier on them."""
     from visionpeft.config import config_from
-    from visionpeft.demo.place import new_folder
+    from visionpeft.demo.place import composed
     from visionpeft.demo.scenes import write_classes
     from visionpeft.run import train
 
     counts = dict.fromkeys(COUNTS, SHORT_COUNT) if short else COUNTS
-    folder = new_folder(output) / "pictures"
-    with progress.phase("composing pictures", 1) as bar:
-        table = write_classes(folder, counts, SIDE, seed=0)
-        bar.advance()
+    table = composed(output, "pictures", lambda folder: write_classes(folder, counts, SIDE, seed=0), progress)
     return train(config_from(demo_settings(table, output, short=short), name="the demo"), progress=progress)
 
 
 def demo_settings(table: Path, output: Path, *, short: bool = False) -> dict[str, Any]:
     """Return settings to learn from the table that ``scenes.write_classes`` wrote."""
-    steps = SHORT_STEPS if short else STEPS
+    from visionpeft.demo.place import run_settings
+
+    train = {"batch_size": 16, "learning_rate": {"model": 1e-3, "heads": 2e-3}}
     return {
         "task": "classify",
         "base": "visionpeft/emoji-vit",
@@ -54,16 +44,6 @@ def demo_settings(table: Path, output: Path, *, short: bool = False) -> dict[str
         "adapter": {"method": "lora", "rank": 8, "targets": "all-linear"},
         "loss": {"kind": "cross-entropy", "smoothing": 0.05},
         "class_weights": "balanced",
-        "train": {
-            "steps": steps,
-            "batch_size": 16,
-            "learning_rate": {"model": 1e-3, "heads": 2e-3},
-            "schedule": "cosine",
-            "warmup": steps // 20,
-            "checkpoint_every": steps // 2,
-            "evaluate_every": max(1, steps // 6),
-        },
         "report": {"subgroups": ["camera"], "resamples": 100 if short else 1000},
-        "output": str(output),
-        "resume": "auto",  # the pictures are in the folder already
+        **run_settings(output, train, steps=SHORT_STEPS if short else STEPS, evaluations=6),
     }

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from visionpeft import safefile
 from visionpeft.errors import BaseModelError, did_you_mean
-from visionpeft.evaluation.preprocess import Preprocessor
+from visionpeft.models.preprocess import Preprocessing, read_processor
 from visionpeft.models.quiet import without_loading_bars
 
 EMBEDDED = "embedded"
@@ -48,7 +48,7 @@ class Encoder:
     name: str
     embed_pictures: Callable[[Tensor], Tensor]
     embed_texts: Callable[[list[str]], Tensor] | None
-    preprocess: Preprocessor
+    preprocess: Preprocessing
     device: torch.device
     view: Callable[[Tensor], Tensor] | None = None
 
@@ -61,8 +61,8 @@ class Encoder:
         """
         if not pictures:
             raise ValueError("no pictures to encode")
-        batches = [self.preprocess(pictures[i : i + _BATCH]).to(self.device) for i in range(0, len(pictures), _BATCH)]
-        return torch.cat([_unit(self.embed_pictures(batch)) for batch in batches])
+        parts = [pictures[start : start + _BATCH] for start in range(0, len(pictures), _BATCH)]
+        return torch.cat([_unit(self.embed_pictures(self.preprocess.pixels(part).to(self.device))) for part in parts])
 
     def things(self, vectors: Tensor) -> Tensor:
         """Return unit vectors [N, K] of the things shown, from what :meth:`pictures` gave, [N, D].
@@ -120,9 +120,8 @@ def _clip(ref: str, device: torch.device) -> Encoder:
     def embed_texts(texts: list[str]) -> Tensor:
         return text(**_tokens(tokenizer, texts, device)).text_embeds
 
-    return Encoder(
-        ref, lambda pixels: vision(pixel_values=pixels).image_embeds, embed_texts, _preprocessor(ref), device
-    )
+    preprocess = _preprocessing(ref, vision)
+    return Encoder(ref, lambda pixels: vision(pixel_values=pixels).image_embeds, embed_texts, preprocess, device)
 
 
 def _clip_vision(ref: str, device: torch.device) -> Encoder:
@@ -130,7 +129,8 @@ def _clip_vision(ref: str, device: torch.device) -> Encoder:
     from transformers import CLIPVisionModelWithProjection
 
     vision = _frozen(CLIPVisionModelWithProjection, ref, device)
-    return Encoder(ref, lambda pixels: vision(pixel_values=pixels).image_embeds, None, _preprocessor(ref), device)
+    preprocess = _preprocessing(ref, vision)
+    return Encoder(ref, lambda pixels: vision(pixel_values=pixels).image_embeds, None, preprocess, device)
 
 
 def _vit(ref: str, device: torch.device) -> Encoder:
@@ -138,9 +138,8 @@ def _vit(ref: str, device: torch.device) -> Encoder:
     from transformers import AutoModel
 
     model = _frozen(AutoModel, ref, device)
-    return Encoder(
-        ref, lambda pixels: model(pixel_values=pixels).last_hidden_state[:, 0], None, _preprocessor(ref), device
-    )
+    preprocess = _preprocessing(ref, model)
+    return Encoder(ref, lambda pixels: model(pixel_values=pixels).last_hidden_state[:, 0], None, preprocess, device)
 
 
 _KINDS: dict[str, Callable[[str, torch.device], Encoder]] = {
@@ -192,11 +191,15 @@ def _model_type(ref: str) -> str:
     return str(AutoConfig.from_pretrained(ref).model_type)
 
 
-def _preprocessor(ref: str) -> Preprocessor:
+def _preprocessing(ref: str, tower: Any) -> Preprocessing:
+    """Exactly the tower's own: scores of pictures that were framed in another way are not comparable."""
     from transformers.image_processing_base import ImageProcessingMixin
 
     config, _ = ImageProcessingMixin.get_image_processor_dict(ref)
-    return Preprocessor.from_config(config)
+    preprocessing, differences = read_processor(config, (tower.config.image_size,) * 2)
+    if differences:
+        raise BaseModelError(f"the encoder '{ref}' frames pictures in a way that is not known: {differences[0]}")
+    return preprocessing
 
 
 def _frozen(kind: Any, ref: str, device: torch.device) -> Any:

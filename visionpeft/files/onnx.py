@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,13 @@ def export_onnx(
     path = _writable(Path(path), overwrite=overwrite)
     _require_packages()
     _require_room(module)
-    model = _translated(module, size, outputs)
+    model = _translated(module, size, outputs, simplify=True)
+    if not _opens(model):  # simplifying leaves loose ends in some graphs
+        model = _translated(module, size, outputs, simplify=False)
     for name, value in (about or {}).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, value
-    content = model.SerializeToString()
+    content: bytes = model.SerializeToString()
     error = max(_difference(module, content, count, size) for count in _BATCHES)
     if not error <= tolerance:  # which holds for NaN too
         raise AdapterError(
@@ -100,20 +103,53 @@ def export_onnx(
     return OnnxProof(path, tuple(outputs), sum(_BATCHES), error, tolerance)
 
 
-def _translated(module: nn.Module, size: tuple[int, int], outputs: Sequence[str]) -> Any:
+def _opens(model: Any) -> bool:
+    """Whether ONNX Runtime finds nothing wrong with a model."""
+    from onnxruntime import InferenceSession
+
+    state: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+
+    try:
+        InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except (state.InvalidArgument, state.InvalidGraph, state.Fail):
+        return False
+    return True
+
+
+def _translated(module: nn.Module, size: tuple[int, int], outputs: Sequence[str], *, simplify: bool) -> Any:
     """The module as an ONNX model."""
-    pixels = torch.zeros(2, 3, *size)
-    batch = torch.export.Dim("batch", min=1, max=_MOST_IN_A_BATCH)
     try:
         with _quietly(), torch.no_grad():
             program: Any = torch.onnx.export(
-                module, (pixels,), dynamo=True, dynamic_shapes=({0: batch},), input_names=["pixels"],
-                output_names=list(outputs), opset_version=OPSET, verbose=False,
+                _captured(module, size), dynamo=True, input_names=["pixels"], output_names=list(outputs),
+                opset_version=OPSET, verbose=False, custom_translation_table=_translations(),
+                optimize=simplify,
             )  # fmt: skip
-    except torch.onnx.OnnxExporterError as error:
+    except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise AdapterError(f"the model cannot be written as ONNX: {reason}") from error
     return program.model_proto
+
+
+def _captured(module: nn.Module, size: tuple[int, int]) -> Any:
+    """The module's graph for any number of pictures: by running it, or where that fixes the number, by reading it."""
+    pixels, batch = torch.zeros(2, 3, *size), torch.export.Dim("batch", min=1, max=_MOST_IN_A_BATCH)
+    try:
+        return torch.export.export(module, (pixels,), dynamic_shapes=({0: batch},), strict=False)
+    except RuntimeError:
+        return torch.export.export(module, (pixels,), dynamic_shapes=({0: batch},), strict=True)
+
+
+def _translations() -> dict[Any, Any]:
+    """What the exporter does not know: the checks of sizes that deformable attention makes on tensors."""
+    import onnxscript
+
+    operators: Any = onnxscript.opset18
+
+    def all_true(flags: Any) -> Any:
+        return operators.Cast(operators.ReduceMin(operators.Cast(flags, to=6), keepdims=0), to=9)  # int32, bool
+
+    return {torch.ops.aten._is_all_true.default: all_true}
 
 
 def _difference(module: nn.Module, content: bytes, count: int, size: tuple[int, int]) -> float:

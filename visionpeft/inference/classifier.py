@@ -19,6 +19,7 @@ from visionpeft.inference.about import ClassifierAbout
 from visionpeft.inference.annotate import captioned
 from visionpeft.inference.model import Options
 from visionpeft.inference.ordinal import ordinal_logits
+from visionpeft.models.masks import attend_unmasked
 from visionpeft.models.vision import VisionBase, class_logits
 from visionpeft.progress import SILENT, Progress
 
@@ -141,6 +142,7 @@ class Classifier:
         self.base.to("cpu", torch.float32)
         if self.merge is not None:
             self.merge()
+        attend_unmasked(self.base.model)
         return LogitsModule(self).eval(), ("logits",)
 
     def answers(self, logits: np.ndarray[Any, np.dtype[np.float64]], threshold: float | None = None) -> list[Answer]:

@@ -95,10 +95,12 @@ class Detector:
     def _of_one(
         self, name: str, image: Image.Image, scores: Tensor, boxes: np.ndarray[Any, np.dtype[np.float64]]
     ) -> Detections:
-        """One picture: scores [Q, C], boxes [Q, 4] as centre and size in shares of the pixels."""
+        """One picture: scores [Q, C], boxes [Q, 4] as centre and size in shares of the pixels or of the picture."""
         queries, classes, best = _best(scores, one_a_query=self.base.sight.background)
         height, width = self.about.preprocessing.size
         place = self.about.preprocessing.placement(*image.size)
+        if self.base.sight.masked:
+            width, height = image.width * place.scale[0], image.height * place.scale[1]
         x, y, w, h = (boxes[queries] * (width, height, width, height)).T
         corners = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1)
         corners = (corners - (*place.offset, *place.offset)) / (*place.scale, *place.scale)

@@ -20,7 +20,8 @@ class DetectorOutput:
 
     Attributes:
         logits: [N, Q, C], or [N, Q, C + 1] where the last one means "nothing there" (DETR, YOLOS).
-        boxes: [N, Q, 4], (centre x, centre y, width, height) as shares of the pixels' width and height.
+        boxes: [N, Q, 4], (centre x, centre y, width, height) as shares of the pixels' width and height, or of the
+            picture's without its padding (`Sight.masked`).
     """
 
     logits: Tensor
@@ -55,6 +56,27 @@ def detector_output(base: VisionBase, pixels: Tensor, mask: Tensor | None = None
     return DetectorOutput(out.logits, out.pred_boxes)
 
 
+_ANOTHER_NETWORK = ("detr", "conditional_detr")
+"""Where transformers (5.23) normalises every decoder layer's output for the next one when it gives auxiliary losses: a
+network that the weights were not trained for, and that computes something else in use."""
+
+
+def train_all_layers(base: VisionBase, wanted: bool) -> bool:
+    """Let the loss count the answers of all decoder layers (auxiliary losses), or of the last alone.
+
+    The papers of the DETR family count all; published configurations of Deformable DETR say otherwise, as transformers
+    leaves it out by default. A detector without a decoder (YOLOS) has one answer.
+
+    Returns:
+        Whether it is as wanted: DETR and Conditional DETR learn by the last layer always.
+    """
+    config: Any = base.model.config
+    if not hasattr(config, "decoder_layers"):
+        return True
+    config.auxiliary_loss = wanted and config.model_type not in _ANOTHER_NETWORK
+    return config.auxiliary_loss == wanted
+
+
 def detector_scores(base: VisionBase, logits: Tensor) -> Tensor:
     """Return the probability of each class at each query, [N, Q, C]: softmax without "nothing there", or sigmoid."""
     return logits.float().softmax(-1)[..., :-1] if base.sight.background else logits.float().sigmoid()
@@ -75,7 +97,7 @@ def detection_loss(
         pixels: [N, 3, H, W], normalised.
         mask: [N, H, W] or None, as in `detector_output`.
         targets: for each picture `class_labels`, [n] int64, and `boxes`, [n, 4], (centre x, centre y, width, height)
-            as shares of the pixels' width and height; n may be 0.
+            as shares of what the detector gives them of (`DetectorOutput.boxes`); n may be 0.
     """
     labels = [{name: target[name].to(base.device) for name in ("class_labels", "boxes")} for target in targets]
     with _as_many_labels_as_its_head(base):

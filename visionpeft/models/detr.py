@@ -98,10 +98,14 @@ _RT_BOXES = r"^model\.(decoder\.(bbox_embed|pre_bbox_head)|enc_bbox_head)\."
 _RT_DETR = _sight(_RT_HEADS, _RT_BOXES, step=_stride)
 _RENAMED = _BEFORE_5_5 + _FC
 
-DETR = _family("detr", _sight("class_labels_classifier", r"^bbox_predictor\.", background=True), _RENAMED)
-CONDITIONAL_DETR = _family("conditional_detr", _sight("class_labels_classifier", r"^bbox_predictor\."), _RENAMED)
+DETR = _family(
+    "detr", _sight("class_labels_classifier", r"^bbox_predictor\.", background=True, masked=True), _RENAMED
+)  # fmt: skip
+CONDITIONAL_DETR = _family(
+    "conditional_detr", _sight("class_labels_classifier", r"^bbox_predictor\.", masked=True), _RENAMED
+)  # fmt: skip
 DEFORMABLE_DETR = _family(
-    "deformable_detr", _sight(_deformable_heads, r"^(model\.decoder\.)?bbox_embed\."), _RENAMED
+    "deformable_detr", _sight(_deformable_heads, r"^(model\.decoder\.)?bbox_embed\.", masked=True), _RENAMED
 )  # fmt: skip
 RT_DETR = _family("rt_detr", _RT_DETR, _RENAMED)
 RT_DETR_V2 = _family("rt_detr_v2", _RT_DETR, _RENAMED)
@@ -113,7 +117,12 @@ YOLOS = _family(
 )
 RF_DETR = _family(
     "rf_detr",
-    _sight(r"class_embed|model\.enc_out_class_embed\.\d+", r"^(bbox_embed|model\.enc_out_bbox_embed)\.", step=_windows),
+    _sight(
+        r"class_embed|model\.enc_out_class_embed\.\d+",
+        r"^(bbox_embed|model\.enc_out_bbox_embed)\.",
+        step=_windows,
+        masked=True,
+    ),
     _DINOV2,
 )
 DETECTORS = (DETR, CONDITIONAL_DETR, DEFORMABLE_DETR, RT_DETR, RT_DETR_V2, D_FINE, YOLOS, RF_DETR)

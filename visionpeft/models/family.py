@@ -11,8 +11,10 @@ from typing import Any, Literal
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import Targets
 from visionpeft.errors import BaseModelError, TargetError, did_you_mean
+from visionpeft.models.divide import Divided, divided
 
 Rename = tuple[str, str]
 LINEAR = "linear"
@@ -30,6 +32,7 @@ class Targeting:
         actual: from this library version's paths to canonical ones: (module -> (pattern, replacement) pairs).
         former: (pattern, replacement) pairs from the names of earlier library versions to the canonical, newest ones;
             they leave the newest names alone, so they apply to any model and to any saved adapter.
+        divided: layers that were one in earlier library versions and are several now.
         token_layers: a regular expression of the canonical paths of the encoder's layers, which pass tokens on.
         prefix_tokens: module -> how many tokens (class token, registers) stand before those of the patches.
         fixed: a regular expression of parameters ("decoder.up") that never train.
@@ -39,6 +42,7 @@ class Targeting:
     head: str = r"(?!)"
     actual: Callable[[nn.Module], tuple[Rename, ...]] = lambda _: ()
     former: tuple[Rename, ...] = ()
+    divided: tuple[Divided, ...] = ()
     token_layers: str = r"(?!)"  # noqa: S105
     prefix_tokens: Callable[[nn.Module], int] = lambda _: 1
     fixed: str = r"(?!)"
@@ -54,6 +58,8 @@ class Sight:
         boxes: a regular expression of the layers that predict boxes; nothing for a classifier.
         background: whether the last class logit means "nothing there" (softmax); otherwise classes are independent
             (sigmoid). Of detectors only.
+        masked: whether a detector is told where a picture ends and gives boxes as shares of it; otherwise they are
+            shares of all pixels, padding too.
         blocks: a regular expression that matches the beginning of every path inside one of the blocks, up to the
             block's own path; blocks count in the model's order.
         step: model -> what both sides of a picture must be multiples of.
@@ -63,6 +69,7 @@ class Sight:
     heads: Callable[[nn.Module], Sequence[str]] = lambda _: ("classifier",)
     boxes: str = r"(?!)"
     background: bool = False
+    masked: bool = False
     blocks: str = r"(?!)"
     step: Callable[[nn.Module], int] = lambda _: 1
 
@@ -92,6 +99,10 @@ class Family:
     def canonical(self, component: str, name: str) -> str:
         """The newest name of a module, parameter or saved tensor that may have an earlier library version's name."""
         return renamed(name, self.components[component].former) if component in self.components else name
+
+    def divided(self, adapter: Adapter) -> Adapter:
+        """The adapter, its names the newest, with what it has of layers that are several now shared out among them."""
+        return divided(adapter, {name: targeting.divided for name, targeting in self.components.items()})
 
     def modules(self, component: str, module: nn.Module) -> dict[str, tuple[str, ...]]:
         """Canonical path -> actual paths of every module; several where one module is reached in several ways."""

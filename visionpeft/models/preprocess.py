@@ -39,6 +39,7 @@ class Preprocessing(BaseModel):
             or "pad" the whole picture, proportions kept, at the right and the bottom with the mean colour.
         resample: how pixels are made when the size changes.
         crop_pct: the share of the shorter side that "crop" keeps.
+        shortest: with "pad", pixels that the shorter side of a picture has at most; None: as many as there is room for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +50,7 @@ class Preprocessing(BaseModel):
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     resample: Literal["bilinear", "bicubic"] = "bicubic"
     crop_pct: float = Field(default=1.0, gt=0, le=1)
+    shortest: Side | None = None
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """Return [N, 3, H, W], float32, normalised, on the CPU.
@@ -81,6 +83,8 @@ class Preprocessing(BaseModel):
             return across, down
         choose, zoom = (max, self.crop_pct) if self.fit == "crop" else (min, 1.0)
         scale = choose(across / width, down / height) / zoom
+        if self.fit == "pad" and self.shortest is not None:
+            scale = min(scale, self.shortest / min(width, height))
         return max(1, int(width * scale + _SLACK)), max(1, int(height * scale + _SLACK))
 
     def _corner(self, across: int, down: int) -> tuple[int, int]:
@@ -128,7 +132,7 @@ def read_processor(config: Mapping[str, Any], size: tuple[int, int]) -> tuple[Pr
         return Preprocessing.model_validate({**found, **values, "resample": known.get(resample, "bicubic")}), lines
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BaseModelError(
-            f"The base's preprocessor_config.json is not understood ({type(error).__name__}: {error}): expected"
+            f"The model's preprocessor_config.json is not understood ({type(error).__name__}: {error}): expected"
             " the keys size, image_mean and image_std of an image processor of transformers."
         ) from error
 
@@ -142,7 +146,9 @@ def _size(config: Mapping[str, Any], size: tuple[int, int]) -> tuple[dict[str, A
         return {"size": (int(table["height"]), int(table["width"]))}, []
     short = int(table["shortest_edge"])
     if "longest_edge" in table or "pad_size" in config:
-        line = f"pictures are fitted into {short}x{short} pixels, not to a shorter side of {short}; set an image size"
+        line = f"pictures are fitted into {short}x{short} pixels, not to a shorter side of {short}"
+        if "longest_edge" in table:
+            line += f"; for that set image_size: {table['longest_edge']} and shortest: {short}"
         return {"size": (short, short), "fit": "pad"}, [line]
     if "crop_pct" in config and short < 384:
         return {"size": (short, short), "fit": "crop", "crop_pct": float(config["crop_pct"])}, []

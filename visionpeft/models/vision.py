@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from visionpeft.errors import BaseModelError, MissingExtraError, did_you_mean
 from visionpeft.models.base import ASSETS, weights_hash
 from visionpeft.models.family import Family, Sight, families, family_of
-from visionpeft.models.norms import freeze_batch_norms
+from visionpeft.models.norms import freeze_batch_norms, live_batch_norms
 from visionpeft.models.positions import resize_positions
 from visionpeft.models.preprocess import Preprocessing, read_processor
 from visionpeft.models.quiet import without_loading_bars, without_reports
@@ -99,7 +99,8 @@ def load_vision(
         seed: of these weights.
         device: where it goes.
         dtype: of its weights; None means float32.
-        progress: is told what is missing in the base, or done in another way than it says.
+        progress: is told what is missing in the base, or done in another way than it says; and of a network from
+            scratch that its batch norms do nothing.
 
     Raises:
         BaseModelError: not found, not readable, a pickle, of an unknown family, not for the task, or a size that it
@@ -113,6 +114,8 @@ def load_vision(
         torch.manual_seed(seed)
         model = _reading(name, lambda: _built(config, task) if scratch else _read(name, place, config, task, progress))
     family = _family(name, model, task)
+    if scratch and live_batch_norms(model):
+        progress.say(f"'{name}' has batch norms, which stay frozen: with random weights they normalise nothing.")
     freeze_batch_norms(model)
     native = _native(config, task)
     preprocessing = _preprocessing(name, place, native, progress)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from visionpeft.models.divide import Divided
 from visionpeft.models.family import Family, Rename, Sight, Targeting
 from visionpeft.models.names import END, FLAT_LAYERS, SPLIT_ATTENTION, kinds
 
@@ -15,6 +16,8 @@ _BEIT_BIAS: tuple[Rename, ...] = (
     (r"(\.\d+)\.attention\.attention\.relative_position_bias" + END, r"\1.relative_position_bias"),
 )
 _SWIGLU: tuple[Rename, ...] = ((r"\.mlp\.weights_out" + END, ".mlp.down_proj"),)
+_GATED: tuple[Divided, ...] = ((r"\.mlp\.weights_in" + END, (".mlp.gate_proj", ".mlp.up_proj")),)
+"""Before 5.18 the giant's gated layers were one matrix, the gate's rows first."""
 
 
 def patch_size(model: nn.Module) -> int:
@@ -45,6 +48,7 @@ def _family(
     layers: str,
     *types: str,
     former: tuple[Rename, ...] = (),
+    divided: tuple[Divided, ...] = (),
     prefix: Callable[[nn.Module], int] | None = lambda _: 1,
 ) -> Family:
     """A family by the path of its layers; without `prefix` its tokens cannot be added to."""
@@ -52,6 +56,7 @@ def _family(
         semantic=kinds((*ATTENTION, "mlp", "conv")),
         head=r"(^|\.)(classifier|cls_classifier|distillation_classifier|pooler\.dense|visual_projection)$|\.head\.",
         former=former,
+        divided=divided,
         token_layers=rf"^{layers}\.\d+$" if prefix else r"(?!)",
         prefix_tokens=prefix or (lambda _: 1),
     )
@@ -65,7 +70,7 @@ DEIT = _family("deit", r"deit\.layers", former=FLAT_LAYERS + SPLIT_ATTENTION, pr
 BEIT = _family("beit", r"beit\.layers", former=_BEIT_BIAS + FLAT_LAYERS + SPLIT_ATTENTION, prefix=None)
 DINOV2 = _family(
     "dinov2", r"dinov2(_with_registers)?\.encoder\.layer", "dinov2", "dinov2_with_registers",
-    former=SPLIT_ATTENTION + _SWIGLU, prefix=_registers,
+    former=SPLIT_ATTENTION + _SWIGLU, divided=_GATED, prefix=_registers,
 )  # fmt: skip
 DINOV3 = _family("dinov3", r"dinov3\.model\.layer", "dinov3_vit", prefix=_registers)
 SIGLIP = _family(

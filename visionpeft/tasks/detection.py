@@ -18,7 +18,7 @@ from visionpeft.errors import ConfigError
 from visionpeft.evaluation.detection.coco import coco_figures
 from visionpeft.inference.about import DetectorAbout
 from visionpeft.inference.detector import Detector
-from visionpeft.models.detection import detection_loss
+from visionpeft.models.detection import detection_loss, train_all_layers
 from visionpeft.models.heads import new_heads
 from visionpeft.models.manage import manage
 from visionpeft.models.preprocess import Preprocessing
@@ -40,7 +40,8 @@ class Batch:
     Attributes:
         pixels: [N, 3, H, W] float32, normalised; padding is 0.
         mask: [N, H, W] long, 1 on the picture and 0 on padding.
-        targets: one a picture: "class_labels" [n] long, "boxes" [n, 4] float32 as shares of the pixels' sides.
+        targets: one a picture: "class_labels" [n] long, "boxes" [n, 4] float32 as shares of the pixels' sides, or of
+            the picture's where the base is told where it ends.
     """
 
     pixels: Tensor
@@ -58,6 +59,7 @@ class Detection:
         adapter: its method and targets ("backbone", "encoder.attention", "decoder.deformable-attention", …).
         metric: what chooses the best step on validation; None chooses none.
         train_boxes: whether the layers that predict boxes are trained too, from the base's values.
+        auxiliary: whether the loss counts the answers of the decoder layers before the last.
         seed: of the first values of adapter and heads.
         scratch: of a base with random weights, its seed; it is noted in the adapter.
 
@@ -82,6 +84,7 @@ class Detection:
         *,
         metric: Metric | None = None,
         train_boxes: bool = True,
+        auxiliary: bool = True,
         seed: int = 0,
         scratch: int | None = None,
     ) -> None:
@@ -90,6 +93,7 @@ class Detection:
         self._size = scene_size(base.preprocessing, data.sides)
         about = DetectorAbout(labels=splits.train.labels, preprocessing=base.preprocessing, scratch=scratch)
         self.detector = Detector(base, about)
+        self._as_wanted = train_all_layers(base, auxiliary)
         heads = new_heads(base, about.labels, seed=seed, boxes=train_boxes)
         groups = Groups(base, heads)
         self.manager = manage(base)
@@ -121,6 +125,8 @@ class Detection:
         self._ahead: Ahead[Sample] = Ahead(
             self._made, context.seed, len(self.splits.train), context.world, self._data.workers
         )
+        if not self._as_wanted:
+            context.progress.say(f"The last decoder layer of {self.base.family.name} alone learns to answer.")
         if not len(self.splits.validation):
             context.progress.say("There are no validation pictures: the last step is kept, and no threshold is chosen.")
 
@@ -136,8 +142,9 @@ class Detection:
         """Return pixels, masks and targets of these draws."""
         wanted, device = self.base.preprocessing, self._context.device
         made = padded_batch(
-            self._ahead.take(positions), wanted.mean, wanted.std, canvas=wanted.size, relative_to="padded"
-        )
+            self._ahead.take(positions), wanted.mean, wanted.std, canvas=wanted.size,
+            relative_to="picture" if self.base.sight.masked else "padded",
+        )  # fmt: skip
         targets = tuple({name: tensor.to(device) for name, tensor in target.items()} for target in made.labels)
         return Batch(made.pixel_values.to(device), made.pixel_mask.to(device), targets)
 
@@ -173,20 +180,19 @@ class Detection:
 
 
 def scene_size(preprocessing: Preprocessing, sides: tuple[int, ...]) -> SceneSize:
-    """Return how large training pictures are made, so that they come into the model's square as they do in use.
+    """Return how large training pictures are made, so that they come into the model's pixels as they do in use.
 
     Raises:
-        ConfigError: the model sees no square, or cuts pictures; or a side is larger than the square.
+        ConfigError: pictures are cut; a side is larger than the model's; or ``shortest`` has no meaning.
     """
-    height, width = preprocessing.size
-    if height != width or preprocessing.fit == "crop":
-        raise ConfigError(
-            f"a detector sees whole pictures in a square, not {preprocessing.fit} into {width} by {height}: set "
-            "data.image_size and data.fit."
-        )
-    if sides and max(sides) > width:
-        raise ConfigError(f"data.sides: {max(sides)} is larger than the {width} pixels of the model: raise image_size.")
-    if preprocessing.fit == "stretch":
-        return SceneSize(fit="stretch", side=width, sides=sides)
-    # the longest side fills the square, as padding in use does
-    return SceneSize(fit="shortest", side=width, sides=sides, longest=width)
+    stretched, canvas = preprocessing.fit == "stretch", preprocessing.size
+    if preprocessing.fit == "crop":
+        raise ConfigError("a detector sees whole pictures, not their middle: set data.fit to stretch or pad.")
+    if stretched and preprocessing.shortest is not None:
+        raise ConfigError("data.shortest keeps the shape of pictures, and data.fit is stretch: set data.fit to pad.")
+    side = canvas[0] if stretched else preprocessing.shortest or max(canvas)
+    if sides and max(sides) > side:
+        raise ConfigError(f"data.sides: {max(sides)} is larger than the {side} pixels of the model: raise image_size.")
+    return SceneSize(
+        fit="stretch" if stretched else "shortest", side=side, sides=sides, longest=max(canvas), canvas=canvas
+    )

@@ -19,14 +19,22 @@ class DetectData(ScenesConfig):
     """Pictures with boxes, how they are varied, and the size at which the model sees them."""
 
     augment: SceneAugment = Field(default=SceneAugment(), description="How training pictures are varied.")
-    image_size: Side | None = Field(
-        default=None, description="Side of the square that the model sees, in pixels; null: the base's own."
+    image_size: Side | tuple[Side, Side] | None = Field(
+        default=None,
+        description="What the model sees, in pixels: side of a square, or height and width; null: the base's own.",
     )
     sides: tuple[Side, ...] = Field(
-        default=(), description="Sides that training draws from (multi-scale), at most image_size; empty: image_size."
+        default=(),
+        description="Multi-scale: what training draws from instead, heights where pictures are stretched, else their "
+        "shortest sides; empty: always as in use.",
     )
     fit: Literal["stretch", "pad"] | None = Field(
         default=None,
-        description="How a picture comes into the square: stretched, or whole with a border. Null: as base.",
+        description="How a picture comes into it: stretched, or whole with a border. Null: as base.",
+    )
+    shortest: Side | None = Field(
+        default=None,
+        description="With pad: a picture's shorter side has at most so many pixels, as DETR's 800 with image_size "
+        "1333; null: as many as there is room for.",
     )
     workers: int = Field(default=2, ge=0, le=64, description="Threads that read and vary the next step's pictures.")

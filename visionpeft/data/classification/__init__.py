@@ -6,7 +6,6 @@
 - ``augment.py``      pictures changed by chance; ``operations.py`` has RandAugment's table
 - ``mix.py``          MixUp and CutMix on the device
 - ``balance.py``      balanced draws and class weights
-- ``resized.py``      the pictures at one size, kept
 """
 
 from visionpeft.data.classification.augment import AugmentConfig, augmented
@@ -15,12 +14,11 @@ from visionpeft.data.classification.labelled import Example, LabelledPictures
 from visionpeft.data.classification.leaks import Leak, leaks
 from visionpeft.data.classification.mix import MixConfig, mixed
 from visionpeft.data.classification.open import open_pictures
-from visionpeft.data.classification.resized import resized
 from visionpeft.data.classification.settings import LabelKind, PicturesConfig
 from visionpeft.data.classification.splits import SplitConfig, Splits, folds, split_pictures
 
 __all__ = [
     "AugmentConfig", "Balanced", "Example", "LabelKind", "LabelledPictures", "Leak", "MixConfig", "PicturesConfig",
-    "SplitConfig", "Splits", "augmented", "class_weights", "folds", "leaks", "mixed", "open_pictures", "resized",
+    "SplitConfig", "Splits", "augmented", "class_weights", "folds", "leaks", "mixed", "open_pictures",
     "split_pictures",
 ]  # fmt: skip

@@ -46,13 +46,17 @@ class SceneSize(Settings):
 
     fit: Literal["shortest", "stretch"] = Field(
         default="shortest",
-        description="shortest: the shape is kept, the shortest side is set (DETR); stretch: a square (RT-DETR).",
+        description="shortest: the shape is kept, the shortest side is set (DETR); stretch: one shape (RT-DETR).",
     )
-    side: Side = Field(default=800, description="The shortest side, or the square's, in pixels; always in evaluation.")
+    side: Side = Field(default=800, description="The shortest side, or the height, in pixels; always in evaluation.")
     sides: tuple[Side, ...] = Field(
         default=(), description="Sides that training draws from (multi-scale); empty: always side."
     )
     longest: Side = Field(default=1333, description="With shortest: the longest side is at most this.")
+    canvas: tuple[Side, Side] | None = Field(
+        default=None,
+        description="Height and width that nothing is larger than; stretched pictures have its shape. Null: a square.",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> SceneSize:
@@ -145,14 +149,15 @@ def flipped(sample: Sample, axis: int) -> Sample:
 
 def size_for(width: int, height: int, size: SceneSize, side: int) -> tuple[int, int]:
     """Return the (width, height) that a picture of ``width`` × ``height`` gets: at least 1 each."""
+    down, across = size.canvas or (size.longest, size.longest)
     if size.fit == "stretch":
-        return side, side
-    scale = min(side / min(width, height), size.longest / max(width, height))
+        return (round(side * across / down) if size.canvas else side), side
+    scale = min(side / min(width, height), size.longest / max(width, height), across / width, down / height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def sized(sample: Sample, size: SceneSize, side: int) -> Sample:
-    """Return ``sample`` resized to the shortest side, or the square, ``side``."""
+    """Return ``sample`` resized to the shortest side, or the height, ``side``."""
     return resized(sample, size_for(*sample.image.size, size, side))
 
 

@@ -5,61 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from visionpeft.data.detection.splits import NAMES, SceneSplits, scene_leaks
+from visionpeft.evaluation.about import ReportAbout
 
 
-class DetectionAbout(BaseModel):
-    """Facts about a run; what is empty is not shown. Its names are those of ``report_data.Outcome`` where both have it.
+class DetectionAbout(ReportAbout):
+    """Facts about the run of a detector.
 
     Attributes:
-        name: of the run.
         task: "detect".
-        program: "visionpeft 0.2.0".
-        base: {"id", "hash", …} of the base model.
-        method: "lora", "probe", "full", ….
-        adapter: more of it: {"rank", "targets", …}.
-        trainable_parameters: trained numbers, heads included.
-        total_parameters: numbers of the model with its adapter.
-        adapter_bytes: size of the adapter's file.
-        seconds: by phase, in the order in which they happened.
-        peak_memory: bytes, 0 where not measured.
-        part: which pictures were measured: "test", or "train", "validation" or "all", which the page then warns of.
         pictures: by split.
         counts: objects by split and label.
-        leaks: found between splits, one sentence each.
-        leaks_checked: whether they were looked for.
         faults: boxes that were left out or cut, one sentence each.
-        machine: {"device": …, "cores": …, …}.
-        versions: of the packages.
-        warnings: one line each.
-        settings: the run's, as YAML.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    name: str = ""
     task: str = "detect"
-    program: str = ""
-    base: dict[str, Any] = {}
-    method: str = ""
-    adapter: dict[str, Any] = {}
-    trainable_parameters: int = 0
-    total_parameters: int = 0
-    adapter_bytes: int = 0
-    seconds: dict[str, float] = {}
-    peak_memory: int = 0
-    pictures: dict[str, int] = {}
-    counts: dict[str, dict[str, int]] = {}
-    leaks: tuple[str, ...] = ()
-    leaks_checked: bool = False
+    pictures: dict[str, int] = Field(default={})
+    counts: dict[str, dict[str, int]] = Field(default={})
     faults: tuple[str, ...] = ()
-    part: str = "test"
-    machine: dict[str, Any] = {}
-    versions: dict[str, str] = {}
-    warnings: tuple[str, ...] = ()
-    settings: str = ""
 
 
 def data_facts(splits: SceneSplits, faults: Sequence[str] = ()) -> dict[str, Any]:

@@ -35,11 +35,11 @@ def detection_tiles(figures: DetectionFigures, about: DetectionAbout) -> list[De
         _share_tile("Precision", at.precision, right),
     ]
     found = [tile for tile in tiles if tile is not None]
-    if about.trainable_parameters and about.total_parameters:
-        share = 100 * about.trainable_parameters / about.total_parameters
+    share = about.trainable_share
+    if about.trainable_parameters and share is not None:
         size = f" One file of {spell_bytes(about.adapter_bytes)}." if about.adapter_bytes else ""
         text = f"{about.trainable_parameters:,} of {about.total_parameters:,} numbers.{size}"
-        found.append(DetectionTile("Trained", f"{share:.3g} %", text))
+        found.append(DetectionTile("Trained", f"{100 * share:.3g} %", text))
     if about.seconds:
         memory = f" At most {spell_bytes(about.peak_memory)} of memory." if about.peak_memory else ""
         found.append(

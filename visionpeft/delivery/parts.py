@@ -1,0 +1,181 @@
+"""What of a run's data is reported and what its decisions are taken on, whatever the task; and other data than its own.
+
+A task brings three things: how its data are read and split, how its model answers a part of them, and what its report
+makes of the answers. The rest is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+
+from visionpeft.errors import AdapterError, ConfigError, DataError
+from visionpeft.progress import Progress
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from visionpeft.delivery.evaluation import Evaluation
+
+NAMES = ("train", "validation", "test")
+
+
+class Part(Protocol):
+    """Labelled things: pictures, scenes, recordings."""
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def subset(self, indices: list[int]) -> Self:
+        """Return those of these indices, in that order."""
+        ...
+
+
+Data = TypeVar("Data", bound=Part)
+Data_co = TypeVar("Data_co", bound=Part, covariant=True)
+Answers = TypeVar("Answers")
+Opened = TypeVar("Opened")
+Config = TypeVar("Config", bound="BaseModel")
+Answer = Callable[[Data, str], Answers]
+"""What a model says of a part; the text names the part where progress is shown."""
+
+
+class SplitData(Protocol[Data_co]):
+    """A set's three parts; validation and test may be empty."""
+
+    @property
+    def train(self) -> Data_co:
+        """To learn from."""
+        ...
+
+    @property
+    def validation(self) -> Data_co:
+        """To choose on."""
+        ...
+
+    @property
+    def test(self) -> Data_co:
+        """To report."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measured(Generic[Data, Answers]):
+    """What a report is of.
+
+    Attributes:
+        data: the part that is reported.
+        answers: what the model says of it.
+        chosen: the same of the validation data, which thresholds are chosen on; None: nothing is chosen.
+        part: the name of the reported part.
+    """
+
+    data: Data
+    answers: Answers
+    chosen: Answers | None
+    part: str
+
+
+def measured_run(
+    splits: SplitData[Data], answer: Answer[Data, Answers], progress: Progress, things: str = "pictures"
+) -> Measured[Data, Answers]:
+    """Return what a run that has just ended reports: its test data, or where there are none those of validation.
+
+    Args:
+        splits: the run's data.
+        answer: asks the model.
+        progress: hears of it where there are no test data.
+        things: what the data are, for people.
+
+    Raises:
+        DataError: there are neither.
+    """
+    chosen = _answered(splits.validation, answer, f"validation {things}")
+    reported = _answered(splits.test, answer, f"test {things}")
+    if reported is not None:
+        return Measured(splits.test, reported, chosen, "test")
+    if chosen is None:
+        raise DataError(f"there are neither test nor validation {things} to report on: set data.split.")
+    progress.say(f"There are no test {things}: the figures are of the validation {things}.")
+    return Measured(splits.validation, chosen, chosen, "validation")
+
+
+def measured_again(
+    job: Evaluation, splits: SplitData[Data], whole: Data, answer: Answer[Data, Answers], things: str = "pictures"
+) -> Measured[Data, Answers]:
+    """Return what an evaluation reports: a part of the data, and validation beside it where decisions are anew.
+
+    Args:
+        job: names the part.
+        splits: the data.
+        whole: all of them, as they were read.
+        answer: asks the model.
+        things: what the data are, for people.
+
+    Raises:
+        DataError: the part is empty.
+    """
+    data = whole if job.split == "all" else getattr(splits, job.split)
+    chosen = _answered(splits.validation, answer, f"validation {things}") if job.chooses else None
+    reported = _answered(data, answer, f"{job.split} {things}")
+    if reported is None:
+        raise DataError(f"no {things} are in the split '{job.split}': take another one, --split all for example.")
+    return Measured(data, reported, chosen, job.part)
+
+
+def _answered(data: Data, answer: Answer[Data, Answers], label: str) -> Answers | None:
+    return answer(data, label) if len(data) else None
+
+
+def given_parts(whole: Data, splits: Iterable[str | None]) -> tuple[Data, Data, Data]:
+    """Return training, validation and test data as they say themselves; what says nothing is tested."""
+    given = [split or "test" for split in splits]
+    train, validation, test = (
+        whole.subset([row for row, split in enumerate(given) if split == name]) for name in NAMES
+    )
+    return train, validation, test
+
+
+def opened(kind: type[Opened], path: Path, progress: Progress) -> Opened:
+    """Return the model of an adapter's file.
+
+    Raises:
+        AdapterError: it is of another kind.
+    """
+    from visionpeft.inference.predict import open_model
+
+    model = open_model(path, progress=progress)
+    if not isinstance(model, kind):
+        raise AdapterError(f"{path} is a {type(model).__name__.lower()}, not a {kind.__name__.lower()}.")
+    return model
+
+
+def other_data(
+    job: Evaluation, kind: type[Config], source_of: Callable[[Path], Mapping[str, str]], known: Mapping[str, Any]
+) -> Config:
+    """Return settings of other data: those of a YAML file, or a path whose kind tells the format.
+
+    Args:
+        job: has the path, and overrides.
+        kind: the settings' class.
+        source_of: the ``source`` that a path is.
+        known: what the adapter tells; the settings' own values come first.
+
+    Raises:
+        ConfigError: no data are named, or the settings are wrong.
+        DataError: the path is no data.
+    """
+    from visionpeft.config import validate
+    from visionpeft.config.source import Source, apply_overrides, read_source
+
+    path = job.data
+    if path is None:
+        raise ConfigError("name the data with --data.")
+    if path.suffix in (".yaml", ".yml"):
+        source = read_source(path, job.overrides)
+    else:
+        source = apply_overrides(Source("--data", {"source": dict(source_of(path))}), job.overrides)
+    return validate(kind, replace(source, values={**known, **source.values}))

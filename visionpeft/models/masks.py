@@ -1,0 +1,25 @@
+"""Attention without masks, for exporters: under them transformers makes masks that hide nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+UNMASKED = "visionpeft_unmasked"
+"""Name of PyTorch's attention as one that transformers knows no masks for, and so makes none."""
+
+
+def attend_unmasked(model: nn.Module) -> None:
+    """Let a picture model attend from all tokens to all, which is what it does, without a mask that says so.
+
+    A mask has the picture's tokens alone: prompts beside them would have no place in it.
+    """
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    AttentionInterface.register(UNMASKED, sdpa_attention_forward)
+    for part in model.modules():
+        if hasattr(part, "set_attn_implementation"):
+            whole: Any = part
+            whole.set_attn_implementation(UNMASKED)
