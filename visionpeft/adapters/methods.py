@@ -20,6 +20,7 @@ from visionpeft.adapters.spec import (
     LoraSpec,
     OftSpec,
     ProbeSpec,
+    PromptSpec,
     RankSpec,
     RsLoraSpec,
     Spec,
@@ -43,7 +44,8 @@ class Method:
         config: (spec, rank, layer) -> peft's configuration for one layer; None for methods that peft does not have.
         live: what a branch adds to its layer's output; None for methods that add nothing to single layers.
         parameters: the names that its tensors may have.
-        where: it acts on linear layers and convolutions, on all modules with parameters, on tokens, or nowhere.
+        where: it acts on linear layers and convolutions, on all modules with parameters, on tokens, on those
+            that a decoder of text reads, or nowhere.
         starts_as_base: a new adapter changes no output yet.
         low_rank: ΔW has exact low-rank factors without the base: blends and becomes LoRA as it is.
         needs_base: ΔW is a function of the base weight; a quantized base is refused.
@@ -55,7 +57,7 @@ class Method:
     config: Callable[[Any, int, nn.Module], PeftConfig] | None
     live: Live | None
     parameters: tuple[str, ...]
-    where: Literal["layers", "modules", "tokens", "nowhere"] = "layers"
+    where: Literal["layers", "modules", "tokens", "decoder", "nowhere"] = "layers"
     starts_as_base: bool = True
     low_rank: bool = True
     needs_base: bool = False
@@ -113,6 +115,7 @@ METHODS: dict[str, Method] = {
         Method("full", FullSpec, None, None, ("weight.diff", "bias.diff"), "modules", low_rank=False, scales_bias=True),
         Method("probe", ProbeSpec, None, None, (), "nowhere", low_rank=False),
         Method("vpt", VptSpec, None, None, ("prompts",), "tokens", starts_as_base=False, low_rank=False),
+        Method("prompt", PromptSpec, None, None, ("prompts",), "decoder", starts_as_base=False, low_rank=False),
     )
 }
 

@@ -199,8 +199,32 @@ class VptSpec(PlacedSpec, DropoutSpec):
     deep: bool = False
 
 
+class PromptSpec(PlacedSpec, DropoutSpec):
+    """Prompt tuning: trained vectors in front of what a decoder of text reads (Lester et al. 2021, arXiv:2104.08691).
+
+    They take positions of the decoder from the text, and have no strength between "there" and "not there".
+
+    Attributes:
+        tokens: how many.
+        dropout: probability in [0, 1) that a value of theirs is zeroed while training.
+    """
+
+    method: Literal["prompt"] = "prompt"
+    tokens: int = Field(default=16, ge=1, le=4096)
+
+
 AdapterSpec = Annotated[
-    LoraSpec | RsLoraSpec | DoraSpec | LohaSpec | LokrSpec | OftSpec | Ia3Spec | FullSpec | ProbeSpec | VptSpec,
+    LoraSpec
+    | RsLoraSpec
+    | DoraSpec
+    | LohaSpec
+    | LokrSpec
+    | OftSpec
+    | Ia3Spec
+    | FullSpec
+    | ProbeSpec
+    | VptSpec
+    | PromptSpec,
     Field(discriminator="method"),
 ]
 _READER: TypeAdapter[AdapterSpec] = TypeAdapter(AdapterSpec)

@@ -36,6 +36,7 @@ class Targeting:
         token_layers: a regular expression of the canonical paths of the encoder's layers, which pass tokens on.
         prefix_tokens: module -> how many tokens (class token, registers) stand before those of the patches.
         fixed: a regular expression of parameters ("decoder.up") that never train.
+        decoder: the canonical path of the decoder of text, where there is one.
     """
 
     semantic: Mapping[str, str]
@@ -46,6 +47,7 @@ class Targeting:
     token_layers: str = r"(?!)"  # noqa: S105
     prefix_tokens: Callable[[nn.Module], int] = lambda _: 1
     fixed: str = r"(?!)"
+    decoder: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,10 @@ class Family:
         """How many tokens stand before the picture's."""
         return self.components[component].prefix_tokens(module)
 
+    def decoder(self, component: str) -> str:
+        """The canonical path of the decoder of text, or nothing where there is none."""
+        return self.components[component].decoder
+
     def fixed(self, component: str, parameter: str) -> bool:
         """Whether a parameter, by canonical path, never trains."""
         return re.search(self.components[component].fixed, parameter) is not None
@@ -195,8 +201,9 @@ def families() -> tuple[Family, ...]:
     from visionpeft.models.stable_diffusion import SD1, SD2, SDXL
     from visionpeft.models.stages import STAGED
     from visionpeft.models.vit import TRANSFORMERS
+    from visionpeft.models.whisper import WHISPER
 
-    return SD1, SD2, SDXL, *TRANSFORMERS, *STAGED, *DETECTORS
+    return SD1, SD2, SDXL, *TRANSFORMERS, *STAGED, *DETECTORS, WHISPER
 
 
 def family_of(model: Any) -> Family:
