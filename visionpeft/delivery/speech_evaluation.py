@@ -150,12 +150,16 @@ def _others(job: Evaluation) -> SpeechConfig:
     if path.suffix in (".yaml", ".yml"):
         source = read_source(path, job.overrides)
     else:
-        source = apply_overrides(Source("--data", {"source": _source_of(path)}), job.overrides)
+        source = apply_overrides(Source("--data", {"source": source_of(path)}), job.overrides)
     return validate(SpeechConfig, source)
 
 
-def _source_of(path: Path) -> dict[str, str]:
-    """Which source a path is, by what it is."""
+def source_of(path: Path) -> dict[str, str]:
+    """Return which source a path is, by what it is.
+
+    Raises:
+        DataError: it is none.
+    """
     if not path.exists():
         raise DataError(f"{path} does not exist.")
     if path.suffix in (".csv", ".tsv", ".jsonl", ".parquet"):
