@@ -90,10 +90,11 @@ class FlatSpec(RankSpec):
     """A method whose tensors see a convolution as [out, in·kh·kw].
 
     Attributes:
-        kernels: (kh, kw) of the convolutions among the targets, by canonical path; filled in when it meets its model.
+        kernels: (kh, kw), or (k,), of the convolutions among the targets, by canonical path; filled in when it meets
+            its model.
     """
 
-    kernels: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    kernels: dict[str, tuple[int] | tuple[int, int]] = Field(default_factory=dict)
 
 
 class LohaSpec(FlatSpec):

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from visionpeft.adapters.archive import Adapter
+from visionpeft.adapters.layers import Convolution
 from visionpeft.adapters.spec import Targets
 from visionpeft.errors import BaseModelError, TargetError, did_you_mean
 from visionpeft.models.divide import Divided, divided
@@ -95,7 +96,7 @@ class Family:
     def layers(self, component: str, module: nn.Module) -> dict[str, str]:
         """Canonical path -> actual path of every linear layer and convolution, in the module's order."""
         renames = self.components[component].actual(module)
-        actual = [path for path, child in module.named_modules() if isinstance(child, nn.Linear | nn.Conv2d)]
+        actual = [path for path, child in module.named_modules() if isinstance(child, nn.Linear | Convolution)]
         return {self.canonical(component, renamed(path, renames)): path for path in actual}
 
     def canonical(self, component: str, name: str) -> str:
@@ -175,7 +176,7 @@ class Family:
 
 
 def _adaptable(layer: nn.Module) -> bool:
-    plain = not isinstance(layer, nn.Conv2d) or (layer.groups == 1 and layer.padding_mode == "zeros")
+    plain = not isinstance(layer, Convolution) or (layer.groups == 1 and layer.padding_mode == "zeros")
     return plain and not isinstance(layer, NonDynamicallyQuantizableLinear)
 
 

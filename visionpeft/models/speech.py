@@ -32,7 +32,7 @@ class SpeechBase:
         family: of its layers.
         id: what it was loaded by.
         hash: content hash of its weights; equal for float32 and float16 copies.
-        features: its WhisperFeatureExtractor: 16 kHz float32 mono -> log-mel features of 30 s.
+        features: its WhisperFeatureExtractor: 16 kHz float32 mono -> log-mel features.
     """
 
     model: Any
@@ -40,7 +40,7 @@ class SpeechBase:
     family: Family
     id: str
     hash: str
-    features: Callable[..., Any]
+    features: Any
 
     @property
     def multilingual(self) -> bool:
@@ -53,6 +53,11 @@ class SpeechBase:
         """The codes of the languages that it knows: "en" alone where it is not multilingual."""
         table: dict[str, int] = getattr(self.model.generation_config, "lang_to_id", None) or {}
         return tuple(name.strip("<|>") for name in table) if self.multilingual else ("en",)
+
+    @property
+    def window(self) -> float:
+        """Seconds that it hears at once: 30 but for small ones of another make."""
+        return float(self.features.chunk_length)
 
     @property
     def device(self) -> torch.device:
@@ -141,7 +146,7 @@ def _model(name: str, place: str, *, scratch: bool) -> Any:
     return model
 
 
-def _processors(place: str) -> tuple[Any, Callable[..., Any]]:
+def _processors(place: str) -> tuple[Any, Any]:
     from transformers import WhisperFeatureExtractor, WhisperTokenizerFast
 
     return WhisperTokenizerFast.from_pretrained(place), WhisperFeatureExtractor.from_pretrained(place)

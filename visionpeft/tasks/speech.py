@@ -16,7 +16,7 @@ from visionpeft.data.speech.features import LogMels
 from visionpeft.data.speech.masks import masked
 from visionpeft.data.speech.splits import SpeechSplits
 from visionpeft.data.speech.utterances import Utterances
-from visionpeft.errors import ConfigError
+from visionpeft.errors import ConfigError, DataError
 from visionpeft.evaluation.speech.figures import SpeechReportConfig, speech_figures
 from visionpeft.inference.listener import Listener, SpeechAbout
 from visionpeft.models.manage import manage
@@ -31,6 +31,7 @@ from visionpeft.training.task import Artifact, Context, StepOutput
 NAME = "speech"
 """Under which the adapter in training is known to the manager."""
 _AT_ONCE = 8
+_TOLERANCE = 0.01  # seconds
 
 
 class Transcription:
@@ -54,7 +55,8 @@ class Transcription:
 
     Raises:
         TargetError: a target matches nothing in the base.
-        ConfigError: the model does not know the language; or a full tuning of integer weights.
+        ConfigError: the model does not know the language.
+        DataError: an utterance is longer than what the model hears at once.
     """
 
     name = "transcribe"
@@ -78,6 +80,7 @@ class Transcription:
         self._validation = splits.validation.subset(range(min(validate, len(splits.validation))))
         self.metric = metric if len(self._validation) else None
         self._report = (report or SpeechReportConfig()).model_copy(update={"resamples": 0, "worst": 0, "by": ()})
+        _require_heard(base, splits)
         room = int(base.model.config.max_target_positions)
         self._tokens = SpeechTokens(base, about, room - (adapter.tokens if isinstance(adapter, PromptSpec) else 0))
         about = about if base.multilingual else about.model_copy(update={"language": "en"})
@@ -180,3 +183,13 @@ class Transcription:
     def capture(self) -> Adapter:
         """Return the adapter with its language, task and timestamps."""
         return self.manager.capture(NAME)
+
+
+def _require_heard(base: SpeechBase, splits: SpeechSplits) -> None:
+    for part in splits.parts().values():
+        for index, item in enumerate(part.items):
+            if part.seconds(index) > base.window + _TOLERANCE:
+                raise DataError(
+                    f"{item.name} is {part.seconds(index):.2f} s long, and '{base.id}' hears {base.window:g} s at once:"
+                    f" set data.longest to {base.window:g}, and data.long to cut or skip."
+                )
