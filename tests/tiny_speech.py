@@ -58,8 +58,8 @@ def new_whisper(*, multilingual: bool = True, seed: int = 0, tokens: int = 64) -
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "embed_positions" not in name:
                 torch.nn.init.normal_(parameter, std=0.15)
-    known = {"lang_to_id": {f"<|{name}|>": ids[f"<|{name}|>"] for name in _LANGUAGES},
-             "task_to_id": {name: ids[f"<|{name}|>"] for name in ("transcribe", "translate")}}  # fmt: skip
+    known = {"lang_to_id": {f"<|{name}|>": ids.get(f"<|{name}|>") for name in _LANGUAGES},
+             "task_to_id": {name: ids.get(f"<|{name}|>") for name in ("transcribe", "translate")}}  # fmt: skip
     model.generation_config = GenerationConfig(
         decoder_start_token_id=start, eos_token_id=end, pad_token_id=end, bos_token_id=end,
         no_timestamps_token_id=ids["<|notimestamps|>"], is_multilingual=multilingual, max_initial_timestamp_index=50,

@@ -74,9 +74,7 @@ def report(
     from visionpeft.evaluation.speech.report import write_speech_report
 
     transcripts = listener.transcripts(part, label=f"{facts.part} utterances", progress=progress)
-    english = listener.about.task == "translate" or not listener.base.multilingual
-    spoken = "en" if english else listener.about.language
-    figures = speech_figures(transcripts, config.model_copy(update={"language": config.language or spoken}))
+    figures = speech_figures(transcripts, config.model_copy(update={"language": config.language or listener.writes}))
     about = SpeechRunAbout(**run_facts(facts, listener.base, progress), **_counts(splits))
     page = write_speech_report(facts.folder, figures, transcripts, part.audio, about)
     return page, headline(figures)
