@@ -24,6 +24,7 @@ SCRIPT = Script(
     data=Flag("--speech", {"data.source": lambda path: json.dumps(source_of(Path(path)))}, "table or folder"),
     flags=(
         Flag("--language", "language", "Whisper's code of it: en, mr, …; not for English-only bases"),
+        Flag("--by", "data.split.by", "column whose values are kept in one split: speaker"),
         Flag("--method", "adapter.method", "lora, dora, prompt, full, …"),
     ),
 )

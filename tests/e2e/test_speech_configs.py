@@ -49,7 +49,12 @@ def audiofolder(place: Path) -> list[str]:
     return [f"data.source.folder={folder}", "data.longest=2"]
 
 
-DATA = {"transcribe_table": table, "transcribe_common_voice": common_voice, "transcribe_large": audiofolder}
+DATA = {
+    "transcribe_table": table,
+    "transcribe_common_voice": common_voice,
+    "transcribe_large": audiofolder,
+    "transcribe_prompt": audiofolder,
+}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

@@ -53,7 +53,7 @@ class PromptedDecoder(Slot):
             return self.base(input_ids=input_ids, **kwargs)
         tokens = kwargs.pop("inputs_embeds", None)
         if tokens is None:
-            tokens = self.base.get_input_embeddings()(input_ids)
+            tokens = cast("Any", self.base).get_input_embeddings()(input_ids)
         prompts = [self.branch(name)(tokens) for name, _ in self.active]
         out = self.base(inputs_embeds=torch.cat([*prompts, tokens], dim=1), **kwargs)
         out.last_hidden_state = out.last_hidden_state[:, count:]

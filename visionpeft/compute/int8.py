@@ -38,7 +38,8 @@ class Int8Linear(nn.Linear):
         scale = whole.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / _MOST
         self.weight = nn.Parameter((whole / scale[:, None]).round().to(torch.int8), requires_grad=False)
         self.register_buffer("scale", scale)
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        bias = layer.state_dict().get("bias")
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.clone(), requires_grad=False))
         self.training = layer.training
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:

@@ -34,10 +34,11 @@ def demo_settings(output: Path, *, short: bool = False) -> dict[str, Any]:
         "base": "visionpeft/small-whisper",
         "data": {
             "source": {"format": "audiofolder", "folder": str(ASSETS / "speech")},
+            "split": {"validation": 0.15, "sentence": "off"},
             "augment": {"speed": 0.5, "noise": 0.25, "time_masks": 2, "mel_masks": 2},
             "bucket": 16,
         },
-        "adapter": {"method": "lora", "rank": 16, "targets": "attention"},
+        "adapter": {"method": "lora", "rank": 16, "targets": ["attention", "mlp"]},
         "report": {"resamples": 50 if short else 500},
         **run_settings(output, train, steps=SHORT_STEPS if short else STEPS, evaluations=4),
     }

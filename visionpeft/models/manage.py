@@ -23,7 +23,8 @@ def manage(model: Any) -> AdapterManager:
         AdapterError: it is adapted already.
     """
     known = isinstance(model, Base | VisionBase | SpeechBase)
-    plain = model.pipeline if isinstance(model, Base) else model.model if known else model
+    inner = model.model if isinstance(model, VisionBase | SpeechBase) else model
+    plain = model.pipeline if isinstance(model, Base) else inner
     family = model.family if known else family_of(plain)
     about = (model.id, model.hash) if known else ("", "")
     tokenizers = {

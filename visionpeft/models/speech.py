@@ -130,7 +130,7 @@ def _place(ref: str | Path) -> str:
 def _model(name: str, place: str, *, scratch: bool) -> Any:
     from transformers import AutoConfig, GenerationConfig, WhisperForConditionalGeneration
 
-    config = AutoConfig.from_pretrained(place)
+    config: Any = AutoConfig.from_pretrained(place)
     if config.model_type != "whisper":
         raise BaseModelError(f"'{name}' is a '{config.model_type}', not a Whisper.")
     if scratch:
@@ -138,18 +138,20 @@ def _model(name: str, place: str, *, scratch: bool) -> Any:
         with contextlib.suppress(OSError):
             model.generation_config = GenerationConfig.from_pretrained(place)
         return model
-    model, info = WhisperForConditionalGeneration.from_pretrained(
+    whole: Any = WhisperForConditionalGeneration.from_pretrained(
         place, use_safetensors=True, dtype=torch.float32, output_loading_info=True
     )
+    model, info = whole
     if missing := sorted(set(info["missing_keys"]) - {"proj_out.weight"}):
         raise BaseModelError(f"'{name}' lacks {len(missing)} of the model's weights, '{missing[0]}' for one.")
     return model
 
 
 def _processors(place: str) -> tuple[Any, Any]:
-    from transformers import WhisperFeatureExtractor, WhisperTokenizerFast
+    import transformers
 
-    return WhisperTokenizerFast.from_pretrained(place), WhisperFeatureExtractor.from_pretrained(place)
+    tokenizer: Any = getattr(transformers, "WhisperTokenizerFast")  # noqa: B009 - not in the library's stubs
+    return tokenizer.from_pretrained(place), transformers.WhisperFeatureExtractor.from_pretrained(place)
 
 
 def _check_words(name: str, model: Any, tokenizer: Any) -> None:
