@@ -124,3 +124,20 @@ def test_q_and_v_of_every_size(size):
     kinds = Counter(path.rsplit(".", 1)[1] for path in found)
     assert kinds == {"q_proj": encoder + 2 * decoder, "v_proj": encoder + 2 * decoder}
     assert sum(p.numel() for p in model.parameters()) > 3e7
+
+
+def test_rank_16_on_q_and_v_of_tiny_en_is_small(tmp_path: Path):
+    from transformers import WhisperForConditionalGeneration
+
+    config = WhisperConfig(
+        vocab_size=51864, d_model=384, encoder_layers=4, decoder_layers=4, encoder_attention_heads=6,
+        decoder_attention_heads=6, encoder_ffn_dim=1536, decoder_ffn_dim=1536, pad_token_id=50256,
+        bos_token_id=50256, eos_token_id=50256, decoder_start_token_id=50257,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    manager = manage(model)
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    manager.add("a", LoraSpec(rank=16, targets=("attention.q", "attention.v")))
+    own = sum(parameter.numel() for parameter in manager.parameters("a").values())
+    assert own <= 0.008 * whole
+    assert manager.capture("a").save(tmp_path / "a.safetensors").stat().st_size <= 1.3e6

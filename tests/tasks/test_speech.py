@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.adapters.test_layers import NoReads
 from tests.tiny_speech import speech_settings, tiny_whisper, write_speech, write_whisper
 from visionpeft.adapters.archive import Adapter
+from visionpeft.adapters.blend import blend
 from visionpeft.adapters.spec import LoraSpec
 from visionpeft.config import config_from
 from visionpeft.data.order import positions
@@ -24,6 +26,7 @@ from visionpeft.tasks.speech import NAME, Transcription
 from visionpeft.tasks.speech_settings import TranscribeData
 from visionpeft.tasks.speech_tokens import IGNORED, SpeechTokens
 from visionpeft.training.engine import fit
+from visionpeft.training.rng import StepRng
 from visionpeft.training.settings import TrainConfig
 
 
@@ -240,3 +243,37 @@ def test_texts_come_in_the_order_of_clips_whatever_the_batch(base: SpeechBase):
     one = listener.texts(clips, batch_size=1)
     assert one == listener.texts(clips, batch_size=4)
     assert len(set(one)) > 1
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"int8": True}, {"adapter": {"method": "prompt"}}], ids=["lora", "int8", "prompt"]
+)
+def test_a_step_reads_nothing_back_from_the_device(place: Path, tmp_path: Path, more: dict[str, object]):
+    data = {**speech_settings(place)["data"], "augment": {"time_masks": 2, "mel_masks": 2}}  # pyright: ignore
+    task = prepared(place, tmp_path, data=data, **more)
+    task.base.model.train()
+    batch = task.batch(positions(0, task.samples(), 0, 2))
+    rng = StepRng(0, 0, torch.arange(2), 2, torch.device("cpu"))
+    with NoReads():
+        out = task.loss(batch, rng)
+        out.loss_sum.backward()
+    assert out.count.ndim == out.loss_sum.ndim == 0
+
+
+def test_two_adapters_blend_and_keep_their_language(place: Path, tmp_path: Path):
+    values = []
+    for seed in (0, 1):
+        config = configured(place, train={"steps": 2, "learning_rate": 1e-2, "evaluate_every": 0, "seed": seed})
+        values.append(fit(build(config), config.train, tmp_path / str(seed)).adapter)
+    both = blend({"a": (values[0], 0.5), "b": (values[1], 0.5)})
+    assert both.metadata.heads == values[0].metadata.heads
+    task = build(configured(place))
+    for name, value in (("a", values[0]), ("b", values[1]), ("both", both)):
+        task.manager.attach(name, value)
+    features = torch.randn(1, 80, 200, generator=torch.manual_seed(0))
+    said_so = {}
+    for name, weights in (("live", {"a": 0.5, "b": 0.5}), ("blend", {"both": 1.0})):
+        with task.manager.using(weights), torch.no_grad():
+            read = torch.tensor([[1, 2, 3]])
+            said_so[name] = task.base.model(input_features=features, decoder_input_ids=read).logits
+    assert torch.allclose(said_so["live"], said_so["blend"], atol=1e-5)

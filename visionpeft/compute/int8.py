@@ -53,7 +53,8 @@ class Int8Linear(nn.Linear):
         kind = input.device.type
         x = input.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else input
         out: Tensor = _Product.apply(x, self.weight, self.scale)
-        return out if self.bias is None else out + self.bias.to(out.dtype)
+        bias = self._parameters["bias"]
+        return out if bias is None else out + bias.to(out.dtype)
 
 
 class _Product(torch.autograd.Function):
