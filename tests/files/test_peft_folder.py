@@ -31,7 +31,8 @@ from visionpeft.adapters.spec import (
 from visionpeft.errors import AdapterError, FileFormatError, OutputError
 from visionpeft.files import export, read
 from visionpeft.files.peft_config import CONFIG
-from visionpeft.files.peft_folder import PREFIX, TENSORS, read_peft, vllm_refusals, write_peft
+from visionpeft.files.peft_folder import PREFIX, TENSORS, read_peft, write_peft
+from visionpeft.files.vllm import vllm_refusals
 from visionpeft.models.manage import manage
 
 SPECS = {
@@ -137,6 +138,12 @@ def test_kernels_of_convolutions_survive_without_a_base(tmp_path):
     adapter = support.adapter("sd1", "loha")
     again = read_peft(write_peft(adapter, tmp_path / "peft"))
     assert again.specs["unet"].kernels == adapter.specs["unet"].kernels
+
+
+def test_the_file_within_a_folder_is_read_with_its_settings(tmp_path):
+    adapter = trained(tiny_vit(), SPECS["lora"])
+    folder = write_peft(adapter, tmp_path / "peft")
+    assert_same(adapter, read(folder / TENSORS))
 
 
 def test_heads_are_pefts_modules_to_save(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 
 from tests.inference.whisper import noise, tiny_whisper
-from visionpeft.adapters.spec import DoraSpec, LoraSpec
+from visionpeft.adapters.spec import DoraSpec, LohaSpec, LoraSpec
 from visionpeft.errors import AdapterError, ConfigError
 from visionpeft.files.ctranslate2 import write_transformers
 from visionpeft.inference.take_away import check_speech, export_peft, export_speech
@@ -51,6 +51,15 @@ def test_peft_loads_a_whispers_folder_and_hears_the_same(tmp_path, folder, spec)
     PeftModel.from_pretrained(base.model, proof.path)
     ours = open_speech_model([(file, 1.0)], str(folder)).base
     assert heard(base) == heard(ours) != heard(load_speech(folder))
+
+
+@pytest.mark.parametrize("kind", [LoraSpec, DoraSpec, LohaSpec])
+def test_convolutions_over_time_are_refused_by_peft_and_merged_instead(tmp_path, folder, kind):
+    file = saved(folder, tmp_path / "a.safetensors", kind(targets="conv", rank=2))
+    with pytest.raises(AdapterError, match="convolution over time"):
+        export_peft(file, tmp_path / "peft")
+    made = export_speech([(file, 1.0)], tmp_path / "merged", "transformers", base=str(folder), dtype="float32")
+    assert heard(load_speech(made)) == heard(open_speech_model([(file, 1.0)], str(folder)).base)
 
 
 def test_half_precision_is_proved_within_its_rounding(tmp_path, folder):

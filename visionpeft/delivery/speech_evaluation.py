@@ -11,6 +11,7 @@ from visionpeft.errors import ConfigError, DataError
 from visionpeft.progress import Progress, RecordingProgress
 
 if TYPE_CHECKING:
+    from visionpeft.config import TranscribeRun
     from visionpeft.data.speech.settings import SpeechConfig
     from visionpeft.data.speech.splits import SpeechSplits
     from visionpeft.data.speech.utterances import Utterances
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from visionpeft.inference.listener import Listener
 
 
-def measure(job: Evaluation, settings: Any, adapter: Path, progress: RecordingProgress) -> RunResult:
+def measure(job: Evaluation, settings: TranscribeRun | None, adapter: Path, progress: RecordingProgress) -> RunResult:
     """Measure a finished speech model: on a part of its run's utterances, or on others.
 
     Args:
@@ -46,7 +47,7 @@ def measure(job: Evaluation, settings: Any, adapter: Path, progress: RecordingPr
         {"language": opened.language, "task": opened.task, "timestamps": opened.timestamps}
     )
     listener = Listener(opened.base, about)
-    config = getattr(settings, "report", None) or SpeechReportConfig()
+    config = settings.report if settings is not None else SpeechReportConfig()
     page, figures = report(listener, splits, part, _facts(job, settings, adapter), config, progress)
     return RunResult(None, adapter, {}, page, figures)
 
@@ -75,7 +76,7 @@ def report(
 
     transcripts = listener.transcripts(part, label=f"{facts.part} utterances", progress=progress)
     figures = speech_figures(transcripts, config.model_copy(update={"language": config.language or listener.writes}))
-    about = SpeechRunAbout(**run_facts(facts, listener.base, progress), **_counts(splits))
+    about = SpeechRunAbout(**run_facts(facts, listener.base, progress), **_data_facts(splits, facts.settings))
     page = write_speech_report(facts.folder, figures, transcripts, part.audio, about)
     return page, headline(figures)
 
@@ -93,37 +94,39 @@ def headline(figures: Any) -> dict[str, float]:
     return {name: float(value) for name, value in named.items() if value is not None}
 
 
-def _facts(job: Evaluation, settings: Any, adapter: Path) -> RunFacts:
+def _facts(job: Evaluation, settings: TranscribeRun | None, adapter: Path) -> RunFacts:
     from visionpeft.adapters.archive import Adapter
     from visionpeft.data.cache import make_folder
 
     return RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings, job.part)
 
 
-def _counts(splits: SpeechSplits) -> dict[str, Any]:
+def _data_facts(splits: SpeechSplits, settings: Any) -> dict[str, Any]:
+    """The fields that tell of the data: "utterances", "hours", "leaks", "leaks_checked"."""
+    from visionpeft.data.speech.leaks import speech_leaks
+
     parts = {name: part for name, part in splits.parts().items() if len(part)}
     hours = {name: sum(part.seconds(row) for row in range(len(part))) / 3600 for name, part in parts.items()}
-    return {"utterances": {name: len(part) for name, part in parts.items()}, "hours": hours}
+    by = settings.data.split.by if settings is not None else None
+    return {
+        "utterances": {name: len(part) for name, part in parts.items()},
+        "hours": hours,
+        "leaks": tuple(str(leak) for leak in speech_leaks(parts, by)),
+        "leaks_checked": True,
+    }
 
 
-def _splits(job: Evaluation, settings: Any, progress: Progress) -> SpeechSplits:
+def _splits(job: Evaluation, settings: TranscribeRun | None, progress: Progress) -> SpeechSplits:
     from visionpeft.data.speech.readers import open_speech
     from visionpeft.data.speech.splits import SpeechSplits, split_speech
 
     if job.data is None and settings is not None:
-        utterances = open_speech(_own(settings), progress)
+        utterances = open_speech(settings.data, progress)
         return split_speech(utterances, settings.data.split, settings.train.seed, progress)
     found = open_speech(_others(job), progress)
     given = [item.split or "test" for item in found.items]
     rows = [[row for row, split in enumerate(given) if split == name] for name in ("train", "validation", "test")]
     return SpeechSplits(*(found.subset(chosen) for chosen in rows))
-
-
-def _own(settings: Any) -> SpeechConfig:
-    """The run's data as what `open_speech` takes, whatever else stands beside it in the run's settings."""
-    from visionpeft.data.speech.settings import SpeechConfig
-
-    return SpeechConfig(**{name: getattr(settings.data, name) for name in SpeechConfig.model_fields})
 
 
 def _part(splits: SpeechSplits, name: str) -> Utterances:

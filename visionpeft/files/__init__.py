@@ -84,10 +84,10 @@ def read(path: str | Path, base: Base | Mapping[str, Tensor] | None = None) -> A
             names the file and what was seen.
     """
     path = Path(path)
-    if path.is_dir():
-        from visionpeft.files.peft_folder import read_peft
+    if path.is_dir() or (path.name == "adapter_model.safetensors" and (path.parent / "adapter_config.json").is_file()):
+        from visionpeft.files.peft_folder import read_peft  # the scale stands in the folder's adapter_config.json
 
-        return read_peft(path, base)
+        return read_peft(path if path.is_dir() else path.parent, base)
     header = safefile.read_header(path)
     if HEADER in header.metadata:
         return Adapter.load(path)

@@ -1,6 +1,6 @@
 """A folder as peft writes it: ``adapter_config.json`` and ``adapter_model.safetensors``, for a model of any family.
 
-peft loads it with ``PeftModel.from_pretrained``, vLLM serves it where `vllm_refusals` finds nothing. An adapter of
+peft loads it with ``PeftModel.from_pretrained``, vLLM serves it where `vllm.vllm_refusals` finds nothing. An adapter of
 several components (UNet and text encoder) becomes a folder with one such folder for each. Trained heads are peft's
 ``modules_to_save``. What peft does not know (labels, trigger words, the base's hash) stands in the header of the
 safetensors, where other programs pass over it.
@@ -127,6 +127,7 @@ def _component(
             continue
         canonical = place.removeprefix(f"{component}.")
         check_fits(place, parts, weights)
+        _check_dimensions(spec, canonical, parts)
         _check_decomposition(spec, canonical, parts)
         paths[canonical] = names.path(canonical)
         for name, tensor in parts.items():
@@ -157,6 +158,16 @@ def _check_heads(adapter: Adapter) -> None:
         if name not in known:
             kind = "the trained word" if name.split(".", 2)[1:2] == [_TOKEN] else "the head"
             raise AdapterError(f"{kind} '{name}' has no place in a peft folder: keep the native file")
+
+
+def _check_dimensions(spec: AdapterSpec, path: str, parts: Mapping[str, Tensor]) -> None:
+    """Convolutions over time cannot run in peft: transformers' Whisper asks for a stride that peft's layer hides."""
+    one = isinstance(spec, FlatSpec) and len(spec.kernels.get(path, ())) == 1
+    if one or any(tensor.ndim == 3 for tensor in parts.values()):
+        raise AdapterError(
+            f"'{path}' is a convolution over time, which transformers' Whisper cannot run inside peft: leave 'conv' out"
+            " of the targets, or merge the adapter (--format transformers or ctranslate2)"
+        )
 
 
 def _check_decomposition(spec: AdapterSpec, path: str, parts: Mapping[str, Tensor]) -> None:
@@ -354,35 +365,3 @@ def _kernels(
         return {path: size for path, size in (about.kernels or {}).items() if path in paths}
     shapes = {path: weights[f"{component}.{path}"].shape for path in paths}
     return {path: (shape[2], shape[3]) for path, shape in shapes.items() if len(shape) == 4}
-
-
-def vllm_refusals(folder: Path, *, max_rank: int = 16) -> tuple[str, ...]:
-    """Return why vLLM would refuse a folder, or apply it wrongly without a word; () where it serves it.
-
-    By the rules of ``vllm/lora/peft_helper.py`` and ``lora_model.py``: LoRA or rsLoRA of linear layers, one scale for
-    all modules (patterns are not read), no module saved whole, a rank of at most ``--max-lora-rank``.
-
-    Args:
-        folder: of one component.
-        max_rank: what vLLM is started with as ``--max-lora-rank``; its default is 16.
-
-    Raises:
-        FileFormatError: it is no folder of peft's that can be read.
-    """
-    settings = read_config(folder / CONFIG)
-    entries = safefile.read_header(folder / TENSORS).tensors
-    found: list[str] = []
-    if settings.method not in ("lora", "rslora"):
-        found.append(f"it does not serve {settings.method}")
-    if settings.saved_modules:
-        found.append(f"it takes no modules that are saved whole ({', '.join(settings.saved_modules)})")
-    if settings.values.get("alpha_pattern"):
-        found.append("it gives all modules one scale, and does not read alpha_pattern")
-    ranks = {entry.shape[0] for name, entry in entries.items() if name.endswith(".lora_A.weight")}
-    if settings.values.get("rank_pattern") and len(ranks) > 1 and not settings.values.get("alpha_pattern"):
-        found.append("it takes the scale from one rank for all modules, and does not read rank_pattern")
-    if ranks and max(ranks) > max_rank:
-        found.append(f"the rank {max(ranks)} needs --max-lora-rank {max(ranks)}")
-    if any(len(entry.shape) > 2 for entry in entries.values()):
-        found.append("it adapts no convolutions")
-    return tuple(found)

@@ -63,7 +63,8 @@ def export_peft(
         VisionPeftError: file, base or folder cannot be read or written.
     """
     from visionpeft.files import read
-    from visionpeft.files.peft_folder import read_peft, vllm_refusals, write_peft
+    from visionpeft.files.peft_folder import read_peft, write_peft
+    from visionpeft.files.vllm import vllm_refusals
 
     adapter = read(file)
     model = _model(adapter.metadata.family, base)

@@ -113,6 +113,7 @@ class WhisperEars:
         from transformers.generation.utils import GenerationMixin
 
         model: Any = self._base.model
+        search: Any = GenerationMixin
         config = GenerationConfig(
             max_new_tokens=int(model.config.max_target_positions) // 2,  # as OpenAI's own program
             num_beams=self._beams,
@@ -122,9 +123,9 @@ class WhisperEars:
             bos_token_id=self._config.bos_token_id,
             decoder_start_token_id=self._config.decoder_start_token_id,
         )
-        rules = self._rules(prompt.shape[1], features.device, timestamps=timestamps)
+        rules = self._rules(prompt.shape[1], str(features.device), timestamps=timestamps)
         encoded = model.get_encoder()(features)
-        return GenerationMixin.generate(
+        return search.generate(
             model,
             encoder_outputs=encoded,
             decoder_input_ids=prompt,
@@ -132,7 +133,7 @@ class WhisperEars:
             logits_processor=rules,
         )
 
-    def _rules(self, begin: int, device: torch.device, *, timestamps: bool) -> Any:
+    def _rules(self, begin: int, device: str, *, timestamps: bool) -> Any:
         """What may not be written: the tokens that the model's own settings rule out, and timestamps out of order."""
         from transformers import LogitsProcessorList
         from transformers.generation.logits_process import (
