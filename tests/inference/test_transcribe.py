@@ -103,6 +103,30 @@ def test_timestamps_come_in_pairs_and_in_order():
         assert times == sorted(times)
 
 
+def test_what_goes_round_in_circles_is_written_anew_whatever_is_beside_it(monkeypatch):
+    base = tiny_whisper()
+    clips = [noise(seed, 1.0 + seed) for seed in range(4)]
+    before = [list(one.ids) for one in WhisperEars(base).heard(clips, timestamps=False)]
+    again, circling = WhisperEars(base, fallback=True), (before[1], before[3])
+    monkeypatch.setattr(WhisperEars, "_circles", lambda _, ids: list(ids) in circling)
+    after = [list(one.ids) for one in again.heard(clips, timestamps=False)]
+    assert after[0::2] == before[0::2]
+    assert after[1] != before[1]
+    assert after[3] != before[3]
+    assert [list(again.heard([clip], timestamps=False)[0].ids) for clip in clips] == after
+    monkeypatch.setattr(WhisperEars, "_circles", lambda *_: True)
+    assert [list(one.ids) for one in again.heard(clips, timestamps=False)] == before
+
+
+def test_circles_are_known_by_how_far_they_can_be_compressed():
+    base = tiny_whisper()
+    ears = WhisperEars(base)
+    ids = base.tokenizer.convert_tokens_to_ids
+    assert ears._circles(ids(list("abc")) * 20)
+    assert not ears._circles(ids(list("thequickbrownfoxjumpsoverthelazydog")))
+    assert not ears._circles([])
+
+
 def test_a_language_that_is_not_set_is_found_for_each_clip():
     base = tiny_whisper(multilingual=True)
     clips = [noise(seed, 3.0) for seed in range(6)]

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tests.vision_place import classify_settings, everything, write_base, write_pictures
 from visionpeft.adapters.archive import Adapter
 from visionpeft.config import ClassifyRun, config_from
+from visionpeft.data.classification import class_weights
 from visionpeft.data.order import Position
 from visionpeft.delivery.classification import build
 from visionpeft.errors import ConfigError
@@ -22,6 +23,7 @@ from visionpeft.inference.classifier import Classifier
 from visionpeft.inference.predict import open_model
 from visionpeft.progress import SILENT, RecordingProgress
 from visionpeft.tasks.classification import Classification
+from visionpeft.tasks.classification_objective import weights_of
 from visionpeft.training.engine import fit
 from visionpeft.training.interrupt import TrainingInterruptedError
 from visionpeft.training.rng import StepRng
@@ -304,3 +306,23 @@ def test_pictures_are_varied_anew_each_epoch(place: Path):
     assert torch.equal(plain.batch(first).pixels, plain.batch(second).pixels)
     assert not torch.equal(plain.batch(first).pixels, varied.batch(first).pixels)
     assert not torch.equal(varied.batch(first).pixels, varied.batch(second).pixels)
+
+
+def test_weights_of_classes_are_those_of_the_settings(place: Path):
+    pictures = build(configured(place)).splits.train
+    assert weights_of({"red": 3.0}, pictures).tolist() == [1, 1, 3]
+    balanced, effective = (weights_of(setting, pictures) for setting in ("balanced", "effective"))
+    for weights, weighting in ((balanced, "inverse"), (effective, "effective")):
+        np.testing.assert_allclose(weights.numpy(), class_weights(pictures, weighting), rtol=1e-6)
+    assert not torch.allclose(balanced, effective, rtol=1e-3)
+
+
+def test_balanced_draws_show_every_class_equally_often(place: Path):
+    for balanced in (False, True):
+        task = prepared(build(configured(place, data=data(place, balanced=balanced))))
+        count = len(task.splits.train)
+        shown = task.batch(positions(count)).targets.sum(0)
+        assert (float(shown.max() - shown.min()) <= 2) is balanced
+        named = task.files(positions(count))
+        labels = [name.removesuffix(".png").rstrip("0123456789") for name in named]
+        assert [labels.count(label) for label in ("blue", "green", "red")] == shown.tolist()

@@ -128,3 +128,11 @@ def test_ordinal_cross_entropy_is_the_papers_conditional_loss(case):
     )
     mine = cross_entropy(ordinal_logits(thresholds), F.one_hot(labels, C).double(), EVEN)
     torch.testing.assert_close(mine[0], expected)
+
+
+def test_a_focus_below_one_has_finite_slopes_where_all_is_right():
+    logits = torch.tensor([[60.0, -60.0]], requires_grad=True)
+    total, _ = focal(logits, torch.tensor([[1.0, 0.0]]), torch.ones(2), 0.5)
+    total.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()

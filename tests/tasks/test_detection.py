@@ -218,3 +218,33 @@ def test_sizes_are_drawn_in_the_shape_of_the_pixels():
     padded = scene_size(Preprocessing(size=(64, 128), fit="pad"), (32, 48))
     assert size_for(100, 50, padded, 32) == (64, 32)
     assert size_for(50, 100, padded, 48) == (32, 64)
+
+
+def test_without_validation_pictures_nothing_chooses_and_it_is_said(place: Path):
+    data = detect_settings(place)["data"] | {"split": {"validation": 0, "test": 0.2}}
+    task, progress = build(configured(place, data=data)), RecordingProgress(SILENT)
+    task.prepare(Context(Accelerator(cpu=True), torch.device("cpu"), None, 0, 1, 0, place, progress))
+    assert (task.metric, task.evaluate(1)) == (None, {})
+    assert "There are no validation pictures: the last step is kept, and no threshold is chosen." in progress.lines
+
+
+def test_the_first_values_are_the_seeds_and_scratch_is_noted(place: Path):
+    one, same, other = (build(configured(place, train={"steps": 1, "seed": seed})).capture() for seed in (0, 0, 1))
+    key = next(key for key in one.tensors if "lora_A" in key)
+    head = next(key for key in one.heads if "class" in key and "weight" in key)
+    assert torch.equal(one.tensors[key], same.tensors[key])
+    assert not torch.equal(one.tensors[key], other.tensors[key])
+    assert not torch.equal(one.heads[head], other.heads[head])
+    assert one.metadata.heads["scratch"] is None
+    scratch = build(configured(place, scratch=True, train={"steps": 1, "seed": 3})).capture()
+    assert scratch.metadata.heads["scratch"] == 3
+
+
+def test_recomputing_and_varying_are_done_where_asked(place: Path):
+    augment = {"flip_horizontal": 0.0, "brightness": 0.5}
+    task = build(configured(place, data=detect_settings(place)["data"] | {"augment": augment}))
+    task.prepare(Context(Accelerator(cpu=True), torch.device("cpu"), None, 0, 1, 0, place, SILENT, True))
+    assert task.base.model.is_gradient_checkpointing
+    first, second = (task.batch([Position(epoch, 0, 0)]).pixels for epoch in (0, 1))
+    assert not torch.equal(first, second)
+    assert task.files([Position(0, 2, 0)]) == [task.splits.train.scenes[2].name]

@@ -27,6 +27,9 @@ def transcribe(
     longest: Annotated[float, typer.Option(min=2, max=30, help="Seconds of a window at most.")] = 30.0,
     batch: Annotated[int, typer.Option(min=1, help="Windows at a time.")] = 8,
     beams: Annotated[int, typer.Option(min=1, help="Alternatives that are followed while writing.")] = 1,
+    fallback: Annotated[
+        bool, typer.Option("--fallback/--no-fallback", help="Write anew, by chance, what goes round in circles.")
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
     """Write down what is said, with the times, by a Whisper and any adapters on it."""
@@ -36,7 +39,7 @@ def transcribe(
 
     job = Job(
         tuple(paths), tuple(weighted(text) for text in adapter or ()), base, output, tuple(format or ("txt",)),
-        language, task, beams, Windows(windows, longest, batch),  # pyright: ignore[reportArgumentType] - it checks
+        language, task, beams, fallback, Windows(windows, longest, batch),  # pyright: ignore[reportArgumentType] - it checks
     )  # fmt: skip
     done = run_transcribe(job, progress=TerminalProgress())
     if json:

@@ -94,6 +94,7 @@ class Job:
         language: Whisper's code of what is spoken; None: what the adapters were trained for, else found out.
         task: "transcribe" or "translate"; None: what the adapters were trained for.
         beams: alternatives that are followed while writing; 1 takes the likeliest token each time.
+        fallback: write a window anew, by chance, where the text goes round in circles.
         windows: how long sound is taken apart.
     """
 
@@ -105,6 +106,7 @@ class Job:
     language: str | None = None
     task: str | None = None
     beams: int = 1
+    fallback: bool = True
     windows: Windows = field(default_factory=Windows)
 
 
@@ -252,7 +254,10 @@ def run_transcribe(job: Job, *, progress: Progress = SILENT) -> Transcribed:
     check_formats(job.formats)
     files = listed(job.paths)
     targets = _targets(job, files)
-    ears = open_ears(job.adapters, job.base, language=job.language, task=job.task, beams=job.beams, progress=progress)
+    ears = open_ears(
+        job.adapters, job.base, language=job.language, task=job.task, beams=job.beams, fallback=job.fallback,
+        progress=progress,
+    )  # fmt: skip
     recordings = [Recording(file) for file in files]
     begun, found, written = time.monotonic(), dict[int, Transcript](), list[Path]()
     about: dict[str, Any] = {"base": ears.base_id, "adapters": {str(path): weight for path, weight in job.adapters}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from visionpeft.models.speech import SpeechBase
 
 TASKS = ("transcribe", "translate")
+TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
+"""At which a clip is written anew where the text goes round in circles."""
+
+_COMPRESSIBLE = 2.4
+"""How many times shorter zlib makes a text that goes round in circles, at least."""
 
 
 class WhisperEars:
@@ -32,6 +38,8 @@ class WhisperEars:
         task: "transcribe", or "translate" into English.
         timestamps: whether it writes when segments begin and end.
         beams: alternatives that are followed; 1 takes the likeliest token each time.
+        fallback: write a clip anew, by chance at rising temperatures, where the text goes round in circles (section 4.5
+            of Whisper's paper); the same clip gives the same text whatever is beside it.
 
     Raises:
         ConfigError: the model cannot do it.
@@ -45,8 +53,9 @@ class WhisperEars:
         task: str = "transcribe",
         timestamps: bool = True,
         beams: int = 1,
+        fallback: bool = False,
     ) -> None:
-        self._base, self._beams = base, beams
+        self._base, self._beams, self._fallback = base, beams, fallback
         self._config: Any = base.model.generation_config
         self.base_id = base.id
         self.timestamps, self.task = timestamps, task
@@ -75,9 +84,34 @@ class WhisperEars:
         made = self._base.features(list(clips), sampling_rate=RATE, return_tensors="pt")
         features: Tensor = made["input_features"].to(like.device, like.dtype)
         prompt = self._prompt(features, timestamps=timestamps)
-        written = self._written(features, prompt, timestamps=timestamps)[:, prompt.shape[1] :].tolist()
-        first, end = self._first, int(self._config.eos_token_id)
-        return [Heard(ids[: ids.index(end)] if end in ids else ids, first, self._text) for ids in written]
+        encoded = model.get_encoder()(features)
+        written = self._ids(encoded, prompt, timestamps=timestamps)
+        if self._fallback:
+            for place in [place for place, ids in enumerate(written) if self._circles(ids)]:
+                written[place] = self._anew(encoded, prompt, place, written[place], timestamps=timestamps)
+        return [Heard(ids, self._first, self._text) for ids in written]
+
+    def _anew(self, encoded: Any, prompt: Tensor, place: int, ids: list[int], *, timestamps: bool) -> list[int]:
+        """What is written of a clip at the first temperature at which it does not go round in circles, else ``ids``."""
+        alone = type(encoded)(last_hidden_state=encoded.last_hidden_state[place : place + 1])
+        for temperature in TEMPERATURES:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                (found,) = self._ids(alone, prompt[place : place + 1], timestamps=timestamps, temperature=temperature)
+            if not self._circles(found):
+                return found
+        return ids
+
+    def _circles(self, ids: Sequence[int]) -> bool:
+        text = self._text([token for token in ids if token < self._first]).encode()
+        return len(text) > _COMPRESSIBLE * len(zlib.compress(text))
+
+    def _ids(self, encoded: Any, prompt: Tensor, *, timestamps: bool, temperature: float = 0.0) -> list[list[int]]:
+        """The tokens that are written, up to the end of the text."""
+        end = int(self._config.eos_token_id)
+        written = self._written(encoded, prompt, timestamps=timestamps, temperature=temperature)
+        rows: list[list[int]] = written[:, prompt.shape[1] :].tolist()
+        return [ids[: ids.index(end)] if end in ids else ids for ids in rows]
 
     @property
     def _first(self) -> int:
@@ -107,7 +141,7 @@ class WhisperEars:
         logits: Tensor = model(input_features=features, decoder_input_ids=start).logits[:, -1]
         return tokens[logits[:, tokens].argmax(1)]
 
-    def _written(self, features: Tensor, prompt: Tensor, *, timestamps: bool) -> Tensor:
+    def _written(self, encoded: Any, prompt: Tensor, *, timestamps: bool, temperature: float) -> Tensor:
         """Prompt and what follows, [N, p + n], by the plain search of transformers: Whisper's own moves windows too."""
         from transformers import GenerationConfig
         from transformers.generation.utils import GenerationMixin
@@ -116,15 +150,16 @@ class WhisperEars:
         search: Any = GenerationMixin
         config = GenerationConfig(
             max_new_tokens=int(model.config.max_target_positions) // 2,  # as OpenAI's own program
-            num_beams=self._beams,
-            do_sample=False,
+            num_beams=self._beams if not temperature else 1,
+            do_sample=temperature > 0,
+            temperature=temperature or None,
+            top_k=0 if temperature else None,
             eos_token_id=self._config.eos_token_id,
             pad_token_id=self._config.pad_token_id if self._config.pad_token_id is not None else 0,
             bos_token_id=self._config.bos_token_id,
             decoder_start_token_id=self._config.decoder_start_token_id,
         )
-        rules = self._rules(prompt.shape[1], str(features.device), timestamps=timestamps)
-        encoded = model.get_encoder()(features)
+        rules = self._rules(prompt.shape[1], str(prompt.device), timestamps=timestamps)
         return search.generate(
             model,
             encoder_outputs=encoded,
@@ -179,6 +214,7 @@ def open_ears(
     task: str | None = None,
     timestamps: bool | None = None,
     beams: int = 1,
+    fallback: bool = True,
     progress: Progress = SILENT,
 ) -> WhisperEars:
     """Return a base with adapters on the best device.
@@ -190,6 +226,7 @@ def open_ears(
         task: "transcribe" or "translate"; None: what the adapters were trained for.
         timestamps: whether segments are timed by the model; None: as the adapters were trained.
         beams: alternatives that are followed.
+        fallback: write anew what goes round in circles.
         progress: where loading is shown.
 
     Raises:
@@ -204,6 +241,7 @@ def open_ears(
         task=opened.task,
         timestamps=opened.timestamps if timestamps is None else timestamps,
         beams=beams,
+        fallback=fallback,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import DynamicCache, EncoderDecoderCache
 
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import AdapterSpec, PromptSpec
@@ -144,8 +145,10 @@ class Transcription:
 
     def _cross_entropy(self, features: Tensor, read: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
         """Sum over the tokens that count, and how many they are."""
+        # an empty cache, which nothing is put into: without one transformers looks whether texts are packed, and waits
+        empty = EncoderDecoderCache(DynamicCache(), DynamicCache())
         logits = self.base.model(
-            input_features=features.to(self.base.dtype), decoder_input_ids=read, use_cache=False
+            input_features=features.to(self.base.dtype), decoder_input_ids=read, past_key_values=empty, use_cache=False
         ).logits
         total = F.cross_entropy(logits.flatten(0, 1).float(), said.flatten(), ignore_index=IGNORED, reduction="sum")
         return total, (said != IGNORED).sum()
