@@ -22,7 +22,8 @@ from visionpeft.run import JOBS
 def test_every_task_has_a_job_and_a_demo():
     assert list(TASKS) == list(JOBS) == list(DEMOS)
     with pytest.raises(
-        ConfigError, match=r"'clasify' is no demo: one of dreambooth, classify, detect, transcribe\. Did you mean"
+        ConfigError,
+        match=r"'clasify' is no demo: one of dreambooth, classify, detect, transcribe\. Did you mean 'classify'",
     ):
         demo_named("clasify")
 

@@ -113,6 +113,15 @@ def test_only_what_the_model_is_to_say_counts(base: SpeechBase):
     assert [(row != IGNORED).sum().item() for row in batch.said] == [len(" hi") + 1, len(" hello") + 1]
 
 
+def test_special_tokens_in_a_text_are_letters_and_times_are_dropped_where_they_are_not_learned(base: SpeechBase):
+    tokens = SpeechTokens(base, SpeechAbout(language="en"))
+    ids = tokens.of(said("a<|endoftext|>b<|translate|>"), 1.0)
+    assert ids.count(ids[-1]) == 1
+    assert base.tokenizer.decode(ids[len(tokens.prompt) : -1]) == " a<|endoftext|>b<|translate|>"
+    timed = said("a b", segments=(Timed(0.1, 0.5, "a"), Timed(0.52, 0.9, "b")))
+    assert tokens.of(timed, 1.0) == tokens.of(said("a b"), 9.0)
+
+
 def test_shapes_are_few_and_never_beyond_the_room(base: SpeechBase):
     tokens = SpeechTokens(base, SpeechAbout(language="mr"), room=20)
     lengths = {tokens.batch([tokens.of(said("x" * n), 1.0)], 8).read.shape[1] for n in range(1, 15)}

@@ -28,7 +28,7 @@ def demo(
     """Teach an embedded model something it has never seen, without a network, and show the report.
 
     dreambooth: a subject, from five pictures. classify: which of five subjects is on a picture. detect: where they are.
-    transcribe: how a speaker says digits.
+    transcribe: what a new speaker says.
     """
     from visionpeft.demo import demo_named
     from visionpeft.progress import TerminalProgress

@@ -75,9 +75,7 @@ def report(
     from visionpeft.evaluation.speech.report import write_speech_report
 
     transcripts = listener.transcripts(part, label=f"{facts.part} utterances", progress=progress)
-    english = listener.about.task == "translate" or not listener.base.multilingual
-    spoken = "en" if english else listener.about.language
-    figures = speech_figures(transcripts, config.model_copy(update={"language": config.language or spoken}))
+    figures = speech_figures(transcripts, config.model_copy(update={"language": config.language or listener.writes}))
     about = SpeechRunAbout(**run_facts(facts, listener.base, progress), **_data_facts(splits, facts.settings))
     page = write_speech_report(facts.folder, figures, transcripts, part.audio, about)
     return page, headline(figures)
@@ -153,12 +151,16 @@ def _others(job: Evaluation) -> SpeechConfig:
     if path.suffix in (".yaml", ".yml"):
         source = read_source(path, job.overrides)
     else:
-        source = apply_overrides(Source("--data", {"source": _source_of(path)}), job.overrides)
+        source = apply_overrides(Source("--data", {"source": source_of(path)}), job.overrides)
     return validate(SpeechConfig, source)
 
 
-def _source_of(path: Path) -> dict[str, str]:
-    """Which source a path is, by what it is."""
+def source_of(path: Path) -> dict[str, str]:
+    """Return which source a path is, by what it is.
+
+    Raises:
+        DataError: it is none.
+    """
     if not path.exists():
         raise DataError(f"{path} does not exist.")
     if path.suffix in (".csv", ".tsv", ".jsonl", ".parquet"):

@@ -1,4 +1,4 @@
-"""The demo of transcription: spoken digits of a speaker whom the base has never heard."""
+"""The demo of transcription: spoken digits of someone whom the base has never heard."""
 
 from __future__ import annotations
 
@@ -10,51 +10,35 @@ from visionpeft.progress import SILENT, Progress
 if TYPE_CHECKING:
     from visionpeft.delivery import RunResult
 
-SPEECH = Path(__file__).parent.parent / "assets" / "speech"
-STEPS, SHORT_STEPS = 240, 4
+STEPS, SHORT_STEPS = 160, 4
 
 
 def demo(output: Path, *, short: bool = False, progress: Progress = SILENT) -> RunResult | None:
-    """Train the embedded Whisper on the speaker's strings of digits, and write adapter and report to ``output``.
-
-    Args:
-        output: the run's folder; it must not exist yet.
-        short: a few steps only, to see that everything works.
-        progress: where phases are shown.
-
-    Raises:
-        VisionPeftError: the folder exists or cannot be written.
-    """
+    """Train on the embedded recordings of one speaker."""
     from visionpeft.config import config_from
     from visionpeft.demo.place import new_folder
     from visionpeft.run import train
 
-    new_folder(output)
-    return train(config_from(demo_settings(output, short=short), name="the demo"), progress=progress)
+    settings = config_from(demo_settings(new_folder(output), short=short), name="the demo")
+    return train(settings, progress=progress)
 
 
 def demo_settings(output: Path, *, short: bool = False) -> dict[str, Any]:
-    """Return settings to learn from the speaker in the package."""
-    steps = SHORT_STEPS if short else STEPS
+    """Return settings to learn from the embedded recordings."""
+    from visionpeft.demo.place import run_settings
+    from visionpeft.models.base import ASSETS
+
+    train = {"batch_size": 8, "learning_rate": 1e-3}
     return {
         "task": "transcribe",
         "base": "visionpeft/small-whisper",
         "data": {
-            "source": {"format": "audiofolder", "folder": str(SPEECH)},
+            "source": {"format": "audiofolder", "folder": str(ASSETS / "speech")},
             "split": {"validation": 0.15, "sentence": "off"},
-            "augment": {"speed": 0.5, "noise": 0.5, "time_masks": 1, "mel_masks": 1},
+            "augment": {"speed": 0.5, "noise": 0.25, "time_masks": 2, "mel_masks": 2},
+            "bucket": 16,
         },
         "adapter": {"method": "lora", "rank": 16, "targets": ["attention", "mlp"]},
-        "train": {
-            "steps": steps,
-            "batch_size": 8,
-            "learning_rate": 1e-3,
-            "schedule": "cosine",
-            "warmup": steps // 20,
-            "checkpoint_every": steps // 2,
-            "evaluate_every": max(1, steps // 4),
-        },
         "report": {"resamples": 50 if short else 500},
-        "output": str(output),
-        "resume": "auto",  # the folder is there already
+        **run_settings(output, train, steps=SHORT_STEPS if short else STEPS, evaluations=4),
     }

@@ -53,6 +53,12 @@ class Listener:
     base: SpeechBase
     about: SpeechAbout
 
+    @property
+    def writes(self) -> str | None:
+        """Whisper's code of the language that it writes; None where it finds out clip by clip."""
+        english = self.about.task == "translate" or not self.base.multilingual
+        return "en" if english else self.about.language
+
     def texts(self, clips: Sequence[Audio], *, batch_size: int = 8, beams: int = 1) -> list[str]:
         """Return what is said in each clip of at most 30 s, 16 kHz.
 

@@ -12,6 +12,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import AdapterSpec, PromptSpec
 from visionpeft.data.ahead import in_batches
+from visionpeft.data.cache import user_cache
 from visionpeft.data.order import Position
 from visionpeft.data.speech.features import LogMels
 from visionpeft.data.speech.masks import masked
@@ -46,7 +47,7 @@ class Transcription:
         about: language, task and timestamps, which are saved with the adapter.
         step_batch: samples of a step on one process, over its micro-batches.
         metric: what chooses the best step on validation; None chooses none.
-        validate: utterances that are written down at each evaluation, at most.
+        validate: utterances that are written down at each evaluation, at most; spread over the validation speech.
         report: how texts are compared.
         seed: of the first values of the adapter.
 
@@ -78,14 +79,16 @@ class Transcription:
         seed: int = 0,
     ) -> None:
         self.base, self.splits, self._data, self._step_batch = base, splits, data, step_batch
-        self._validation = splits.validation.subset(range(min(validate, len(splits.validation))))
+        self._validation = splits.validation.subset(spread(len(splits.validation), validate))
         self.metric = metric if len(self._validation) else None
-        self._report = (report or SpeechReportConfig()).model_copy(update={"resamples": 0, "worst": 0, "by": ()})
         _require_heard(base, splits)
         room = int(base.model.config.max_target_positions)
         self._tokens = SpeechTokens(base, about, room - (adapter.tokens if isinstance(adapter, PromptSpec) else 0))
         about = about if base.multilingual else about.model_copy(update={"language": "en"})
         self.listener = Listener(base, about)
+        config = report or SpeechReportConfig()
+        plain = {"language": config.language or self.listener.writes, "resamples": 0, "worst": 0, "by": ()}
+        self._report = config.model_copy(update=plain)
         self.manager = manage(base)
         self.report = self.manager.add(NAME, adapter, about=about.model_dump(mode="json"), seed=seed)
 
@@ -113,7 +116,8 @@ class Transcription:
         # full tuning adds small differences to the weights, which half precision would swallow
         whole = any(spec.method == "full" for spec in self.capture().specs.values())
         self.base.to(context.device, torch.float32 if whole else context.dtype or torch.float32)
-        self._mels = LogMels(self.base.features, room=self._data.cache)
+        folder = user_cache("features") if self._data.keep else None
+        self._mels = LogMels(self.base.features, folder, self._data.cache)
         self._samples = SpeechSamples(
             self.splits.train, self._mels, self._tokens, self._data, context.seed, context.world, self._step_batch
         )
@@ -186,6 +190,11 @@ class Transcription:
     def capture(self) -> Adapter:
         """Return the adapter with its language, task and timestamps."""
         return self.manager.capture(NAME)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return ``most`` of 0 to ``count`` - 1 at equal distances, or all of them."""
+    return [place * count // most for place in range(most)] if most < count else list(range(count))
 
 
 def _require_heard(base: SpeechBase, splits: SpeechSplits) -> None:

@@ -31,3 +31,7 @@ class TranscribeData(SpeechConfig):
         description="Texts of a batch are padded to a multiple of so many tokens: few shapes, so steps are recorded.",
     )
     cache: int = Field(default=1024, ge=0, description="Features kept in memory, MiB at most.")
+    keep: bool = Field(
+        default=False,
+        description="Keep features on disk between runs, in the user's cache; not where chance changes sound.",
+    )

@@ -102,8 +102,8 @@ class SpeechTokens:
         return TokenBatch(read, said)
 
     def _text(self, text: str) -> list[int]:
-        """A word of Whisper's begins with the space before it, the first one too."""
-        return self._tokenizer.encode(" " + text.strip(), add_special_tokens=False)
+        """A word of Whisper's begins with the space before it, the first one too; "<|…|>" in a text is only letters."""
+        return self._tokenizer.encode(" " + text.strip(), add_special_tokens=False, split_special_tokens=True)
 
     def _timed(self, part: Timed, stretch: float) -> list[int]:
         return [self._tick(part.start * stretch), *self._text(part.text), self._tick(part.end * stretch)]
