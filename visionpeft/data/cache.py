@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,10 +35,11 @@ class Store:
 
     Args:
         folder: where files ``<key>.safetensors`` are kept between runs; None keeps everything in memory.
+        room: bytes that are kept in memory at most, the first that come; None is no bound.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None = None, room: int | None = None) -> None:
+        self._folder, self._room = folder, math.inf if room is None else room
         self._memory: dict[str, dict[str, Tensor]] = {}
         self.computed = 0
 
@@ -52,9 +54,15 @@ class Store:
             OutputError: the folder cannot be written (the disk is full, for example).
         """
         key = cache_key(parts)
-        if key not in self._memory:
-            self._memory[key] = self._read(key, parts) or self._computed(key, parts, compute)
-        return self._memory[key]
+        found = self._memory.get(key)
+        if found is not None:
+            return found
+        found = self._read(key, parts) or self._computed(key, parts, compute)
+        size = sum(tensor.nbytes for tensor in found.values())
+        if size <= self._room:
+            self._room -= size
+            self._memory[key] = found
+        return found
 
     def _computed(self, key: str, parts: Parts, compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in compute().items()}

@@ -221,7 +221,7 @@ def _pictures_config(job: Evaluation, about: ClassifierAbout) -> PicturesConfig:
 
 def format_of(path: Path) -> str:
     """Which source a path is, by what it is."""
-    kinds = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "medmnist"}
+    kinds = {".csv": "table", ".tsv": "table", ".jsonl": "table", ".parquet": "table", ".npz": "medmnist"}
     if not path.exists():
         raise DataError(f"{path} does not exist.")
     if path.is_dir():

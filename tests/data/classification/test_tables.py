@@ -153,7 +153,7 @@ def test_columns_that_are_not_there(folder):
     path = table(folder / "t.csv", rows(lable=[1, 2, 3]))
     with pytest.raises(DataError, match=r"has no column 'label'\. Did you mean 'lable'\? It has: path, lable\."):
         open_pictures(config("table", path))
-    with pytest.raises(DataError, match=r"t\.cvs is no table: \.csv, \.tsv, \.parquet can be read"):
+    with pytest.raises(DataError, match=r"t\.cvs is no table: \.csv, \.tsv, \.parquet, \.jsonl can be read"):
         open_pictures(config("table", folder / "t.cvs"))
     with pytest.raises(DataError, match=r"does not exist\. Did you mean 't\.csv'\?"):
         open_pictures(config("table", folder / "tt.csv"))

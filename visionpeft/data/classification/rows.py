@@ -14,13 +14,6 @@ from visionpeft.progress import Progress
 
 _SHOWN = 10
 
-SPLITS = {
-    "train": "train", "training": "train",
-    "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-"""How people write a split (in small letters) -> what it is called here."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -94,19 +87,6 @@ class Faults:
             self._progress.say(f"left out {len(self._lines)} unusable rows, {usable} are usable.")
         if not usable:
             raise DataError("no usable picture is left." if self._lines else "there are no pictures.")
-
-
-def split_named(text: str) -> str:
-    """Return "train", "validation" or "test" for how people write them.
-
-    Raises:
-        DataError: it is none of them.
-    """
-    found = SPLITS.get(text.strip().lower())
-    if found is None:
-        near = did_you_mean(text.strip().lower(), SPLITS)
-        raise DataError(f"the split '{text}' is none of train, validation and test.{near}")
-    return found
 
 
 def kind_of(listing: Listing, config: PicturesConfig, labels: Sequence[str]) -> LabelKind:

@@ -47,9 +47,9 @@ class FolderSource(Settings):
 
 
 class TableSource(Settings):
-    """A table with one row a picture: .csv, .tsv or .parquet."""
+    """A table with one row a picture: .csv, .tsv, .jsonl or .parquet."""
 
-    format: Literal["table"] = Field(description="A .csv, .tsv or .parquet file.")
+    format: Literal["table"] = Field(description="A .csv, .tsv, .jsonl or .parquet file.")
     path: Path = Field(description="The table.")
     pictures: Path | None = Field(
         default=None, description="The folder that paths begin in, and may not leave; null: the table's own."

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from visionpeft.data.detection.raw import UNREADABLE, Corners, RawObject, RawScene, RawScenes, inside, text_of
+from visionpeft.data.detection.raw import UNREADABLE, Corners, RawObject, RawScene, RawScenes
 from visionpeft.data.detection.settings import CocoSource
+from visionpeft.data.given import inside, text_of
 from visionpeft.errors import DataError
 from visionpeft.progress import Progress
 

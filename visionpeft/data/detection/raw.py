@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-
-from visionpeft.errors import DataError
+from pathlib import Path
 
 Corners = tuple[float, float, float, float]
 UNREADABLE: Corners = (math.nan, math.nan, math.nan, math.nan)
-
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""Names of splits in files -> ours."""
 
 
 @dataclass(frozen=True)
@@ -74,31 +65,3 @@ class RawScenes:
     scenes: tuple[RawScene, ...]
     labels: tuple[str, ...] | None = None
     faults: tuple[tuple[Path, str, str], ...] = field(default=())
-
-
-def inside(folder: Path, name: str, said_by: Path) -> Path:
-    """Return ``folder / name`` for a name that a file gives.
-
-    Raises:
-        DataError: the name leads out of the folder.
-    """
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if not name or "\0" in name or parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
-        raise DataError(f"{said_by} names the file {name[:80]!r}: expected a path within {folder}")
-    return folder.joinpath(*parts.parts)
-
-
-def text_of(path: Path, most_bytes: int) -> str:
-    """Return the text of a file of at most ``most_bytes``.
-
-    Raises:
-        DataError: it is missing, larger, or not UTF-8.
-    """
-    try:
-        if path.stat().st_size > most_bytes:
-            raise DataError(f"{path} is larger than {most_bytes:,} bytes: it is not what it should be")
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error

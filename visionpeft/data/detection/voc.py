@@ -6,8 +6,9 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from visionpeft.data.detection.raw import SPLITS, UNREADABLE, Corners, RawObject, RawScene, RawScenes, inside, text_of
+from visionpeft.data.detection.raw import UNREADABLE, Corners, RawObject, RawScene, RawScenes
 from visionpeft.data.detection.settings import VocSource
+from visionpeft.data.given import SPLITS, inside, text_of
 from visionpeft.data.pictures import SUFFIXES
 from visionpeft.errors import DataError
 from visionpeft.progress import Progress

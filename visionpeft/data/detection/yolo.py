@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import yaml
 
-from visionpeft.data.detection.raw import SPLITS, UNREADABLE, Corners, RawObject, RawScene, RawScenes, inside, text_of
+from visionpeft.data.detection.raw import UNREADABLE, Corners, RawObject, RawScene, RawScenes
 from visionpeft.data.detection.settings import YoloSource
+from visionpeft.data.given import SPLITS, inside, text_of
 from visionpeft.data.pictures import picture_paths
 from visionpeft.errors import DataError
 from visionpeft.progress import Progress

@@ -19,9 +19,9 @@ from visionpeft.data.classification.formats.intensity import (
     linear,
     percentile_ends,
 )
-from visionpeft.data.classification.reason import reason
 from visionpeft.data.classification.settings import IntensityConfig, VolumeConfig
 from visionpeft.data.pictures import check_size
+from visionpeft.data.reason import reason
 from visionpeft.errors import DataError, MissingExtraError
 
 MOST_VOXELS = 2**29

@@ -11,9 +11,10 @@ from PIL import Image
 
 from visionpeft.data.classification.formats.ordinary import from_bytes
 from visionpeft.data.classification.reader import PictureReader
-from visionpeft.data.classification.reason import reason
-from visionpeft.data.classification.rows import SPLITS, Faults, Listing, Row
+from visionpeft.data.classification.rows import Faults, Listing, Row
 from visionpeft.data.classification.settings import DatasetSource, IntensityConfig, PicturesConfig
+from visionpeft.data.given import SPLITS
+from visionpeft.data.reason import reason
 from visionpeft.errors import DataError, MissingExtraError, did_you_mean
 
 _OLDEST = 4

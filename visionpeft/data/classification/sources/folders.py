@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from visionpeft.data.classification.formats.files import FileReader, format_of, needs_conversion
-from visionpeft.data.classification.rows import SPLITS, Listing, Row
+from visionpeft.data.classification.rows import Listing, Row
 from visionpeft.data.classification.settings import FolderSource, PicturesConfig
+from visionpeft.data.given import SPLITS
 from visionpeft.errors import DataError, did_you_mean
 from visionpeft.progress import Progress
 

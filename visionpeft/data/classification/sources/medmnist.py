@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from visionpeft.data.classification.reader import PictureReader
-from visionpeft.data.classification.reason import reason
 from visionpeft.data.classification.rows import Listing, Row
 from visionpeft.data.classification.settings import MedMnistSource, PicturesConfig
 from visionpeft.data.pictures import check_size
+from visionpeft.data.reason import reason
 from visionpeft.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -1,19 +1,13 @@
-"""Tables with one row a picture: CSV and TSV by the csv module, parquet by pyarrow."""
+"""Tables with one row a picture."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
-
 from visionpeft.data.classification.formats.files import FileReader
-from visionpeft.data.classification.reason import reason
-from visionpeft.data.classification.rows import Faults, Listing, Row, split_named
+from visionpeft.data.classification.rows import Faults, Listing, Row
 from visionpeft.data.classification.settings import PicturesConfig, TableSource
-from visionpeft.errors import DataError, MissingExtraError, did_you_mean
-
-Cells = Mapping[str, str]
+from visionpeft.data.given import split_named
+from visionpeft.data.tables import Cells, rows_of
+from visionpeft.errors import DataError, did_you_mean
 
 
 def list_table(source: TableSource, config: PicturesConfig, faults: Faults) -> Listing:
@@ -25,7 +19,7 @@ def list_table(source: TableSource, config: PicturesConfig, faults: Faults) -> L
     """
     reader = FileReader(source.pictures or source.path.parent, config)
     rows: list[Row] = []
-    for where, cells in _numbered(source.path):
+    for where, cells in rows_of(source.path):
         if not rows:
             _check_columns(source, cells)
         try:
@@ -34,84 +28,6 @@ def list_table(source: TableSource, config: PicturesConfig, faults: Faults) -> L
             faults.add(f"{where}: {error}")
     labels = source.label if isinstance(source.label, tuple) else None
     return Listing(rows, reader, labels, several=labels is not None or source.separator is not None)
-
-
-def _numbered(path: Path) -> Iterator[tuple[str, Cells]]:
-    """The rows with file and line (parquet: row) for messages."""
-    read = READERS.get(path.suffix.lower())
-    if read is None:
-        raise DataError(f"{path} is no table: {', '.join(READERS)} can be read.")
-    if not path.is_file():
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"the table {path} does not exist.{did_you_mean(path.name, beside)}")
-    return read(path)
-
-
-def _comma(path: Path) -> Iterator[tuple[str, Cells]]:
-    return _delimited(path, ",")
-
-
-def _tab(path: Path) -> Iterator[tuple[str, Cells]]:
-    return _delimited(path, "\t")
-
-
-def _delimited(path: Path, delimiter: str) -> Iterator[tuple[str, Cells]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, delimiter=delimiter, strict=True)
-            header = next(lines, [])
-            _check_header(path, header)
-            for cells in lines:
-                if cells:
-                    yield f"{path}, line {lines.line_num}", _named(path, lines.line_num, header, cells)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged: {reason(error)}. Save it as CSV in UTF-8.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _named(path: Path, line: int, header: list[str], cells: list[str]) -> Cells:
-    if len(cells) != len(header):
-        count = f"{len(cells)} cells, and the header has {len(header)}"
-        raise DataError(f"{path}, line {line}: {count}: quote cells with commas in them.")
-    return dict(zip(header, (cell.strip() for cell in cells), strict=True))
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Cells]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as missing:
-        raise MissingExtraError(f"{path} is parquet: pip install 'visionpeft[tables]' to read it.") from missing
-    try:
-        with parquet.ParquetFile(path) as file:
-            _check_header(path, file.schema_arrow.names)
-            number = 0
-            for batch in file.iter_batches():
-                for cells in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", {name: _text(value) for name, value in cells.items()}
-    except (ArrowException, OSError) as error:
-        raise DataError(f"{path} is damaged: {reason(error)}. Write it anew.") from error
-
-
-READERS: dict[str, Callable[[Path], Iterator[tuple[str, Cells]]]] = {".csv": _comma, ".tsv": _tab, ".parquet": _parquet}
-"""A table's suffix -> what reads its rows."""
-
-
-def _text(value: Any) -> str:
-    """A value as a CSV would have it: 1 for 1.0 and for true, nothing for null and NaN."""
-    if value is None or value != value:
-        return ""
-    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
-        return str(int(value))
-    return str(value).strip()
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    twice = next((name for name in header if header.count(name) > 1), None)
-    if not header or twice is not None:
-        fault = f"has the column '{twice}' twice" if header else "is empty"
-        raise DataError(f"{path} {fault}: the first line names each column once.")
 
 
 def _check_columns(source: TableSource, cells: Cells) -> None:
