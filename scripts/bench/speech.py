@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""What Whisper learns of a trade's words: medical dictation by synthetic voices, before and after, and what it forgets.
+
+    python shared/tools/whisper_tiny_en.py tiny-en
+    python -m scripts.bench.speech --base tiny-en --fsdd shared/data/fsdd.zip --work runs/speech [--steps 300] [--short]
+
+Voices and sentences of the test are apart from those of training. Three adapters are trained by the program's own
+settings: on both groups of voices, and on each; the last two are blended at equal weights. Digits of six speakers
+tell whether anything was forgotten. Measurements that are in the work folder already are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.bench.speech_dictation import GROUPS, TERMS, write_dictation, write_digits
+from scripts.pretrain.speech_text import DIGITS
+
+BOTH = "dictation"
+WORDS = {word: str(value) for value, word in enumerate(DIGITS)} | {"oh": "0"}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one way: word error rates and recall of terms, in percent, and seconds to write everything down."""
+
+    dictation: float
+    recall: float
+    digits: float
+    seconds: float
+
+
+def digits_of(text: str) -> str:
+    """Digits of a text one by one, however they are written: "seven, 25" is "7 2 5"; other words stay."""
+    return " ".join(WORDS.get(token, token) for token in re.findall(r"[a-z]+|\d", text.lower()))
+
+
+def settings(table: Path, output: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """A run's settings, as a file of settings would give them."""
+    steps = 4 if options.short else options.steps
+    return {
+        "task": "transcribe", "base": str(options.base), "output": str(output),
+        "data": {
+            "source": {"format": "table", "path": str(table)}, "split": {"by": "speaker"},
+            "augment": {"speed": 0.5, "noise": 0.5, "time_masks": 2, "mel_masks": 2},
+        },
+        "adapter": {"method": "lora", "rank": 16, "targets": ["attention.q", "attention.v"]},
+        "train": {
+            "steps": steps, "batch_size": 8, "learning_rate": options.rate, "schedule": "cosine",
+            "warmup": max(1, steps // 20), "seed": 0, "evaluate_every": max(1, steps // 3),
+        },
+        "report": {"terms": TERMS, "resamples": 0},
+    }  # fmt: skip
+
+
+def trained(name: str, options: argparse.Namespace) -> Path:
+    """The adapter of a table, trained unless it is there."""
+    from visionpeft.config import config_from
+    from visionpeft.progress import TerminalProgress
+    from visionpeft.run import train
+
+    note = options.work / f"{name}.json"
+    if not note.exists():
+        config = config_from(settings(options.work / "speech" / f"{name}.csv", options.work / name, options), name=name)
+        result = train(config, progress=TerminalProgress())
+        if result is None or result.adapter is None:
+            raise SystemExit(f"{name} left no adapter")
+        note.write_text(json.dumps({"adapter": str(result.adapter)}) + "\n")
+    return Path(json.loads(note.read_text())["adapter"])
+
+
+def measured(way: str, adapters: Sequence[tuple[Path, float]], options: argparse.Namespace) -> Figures:
+    """Write down the test's dictation and the digits with adapters at weights, unless that was done."""
+    from visionpeft.inference.listener import Listener, SpeechAbout
+    from visionpeft.inference.transcribe_model import open_speech_model
+
+    note = options.work / f"{way}.figures.json"
+    if not note.exists():
+        begin = time.monotonic()
+        listener = Listener(open_speech_model(adapters, str(options.base)).base, SpeechAbout())
+        wer, recall = _dictation(listener, options)
+        found = Figures(wer, recall, _digits(listener, options), time.monotonic() - begin)
+        note.write_text(json.dumps(asdict(found)) + "\n")
+    return Figures(**json.loads(note.read_text()))
+
+
+def _heard(listener: Any, table: Path, options: argparse.Namespace) -> Any:
+    from visionpeft.data.speech.readers import open_speech
+    from visionpeft.data.speech.settings import SpeechConfig, SpeechTable
+    from visionpeft.evaluation.speech.transcripts import Transcripts
+
+    every = open_speech(SpeechConfig(source=SpeechTable(path=table)))
+    chosen = [index for index, item in enumerate(every.items) if item.split == "test"][: 4 if options.short else None]
+    some = every.subset(chosen)
+    texts = listener.texts([some.audio(index) for index in range(len(some))])
+    return Transcripts(
+        tuple(item.name for item in some.items), tuple(item.text for item in some.items), tuple(texts),
+        audio_seconds=tuple(some.seconds(index) for index in range(len(some))),
+    )  # fmt: skip
+
+
+def _dictation(listener: Any, options: argparse.Namespace) -> tuple[float, float]:
+    from visionpeft.evaluation.speech.figures import SpeechReportConfig, speech_figures
+
+    config = SpeechReportConfig(language="en", normalisation="whisper", terms=TERMS, resamples=0)
+    figures = speech_figures(_heard(listener, options.work / "speech" / f"{BOTH}.csv", options), config)
+    terms = figures.terms
+    recall = terms.overall.recall if terms else None
+    return 100 * (figures.rates["whisper"].wer.rate or 0.0), 100 * (recall or 0.0)
+
+
+def _digits(listener: Any, options: argparse.Namespace) -> float:
+    import jiwer
+
+    heard = _heard(listener, options.work / "speech" / "digits.csv", options)
+    return 100 * jiwer.wer(
+        [digits_of(text) for text in heard.references], [digits_of(text) for text in heard.hypotheses]
+    )
+
+
+def write_table(found: dict[str, Figures], adapter: Path, options: argparse.Namespace) -> None:
+    """Print the table, and write it to ``work/speech.md``."""
+    from safetensors import safe_open
+
+    from visionpeft.models.speech import load_speech
+
+    whole = sum(parameter.numel() for parameter in load_speech(options.base).model.parameters())
+    with safe_open(adapter, "pt") as file:
+        own = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118
+    lines = ["| way | WER of dictation, % | recall of terms, % | WER of digits, % |", "|---|---|---|---|"]
+    lines += [f"| {way} | {f.dictation:.1f} | {f.recall:.1f} | {f.digits:.1f} |" for way, f in found.items()]
+    lines += ["", f"Rank 16 on q and v: {100 * own / whole:.2f} % of the parameters, {adapter.stat().st_size:,} bytes."]
+    text = "\n".join(lines) + "\n"
+    (options.work / "speech.md").write_text(text)
+    print(text)
+
+
+def main() -> None:
+    """Make the speech, train, measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench.speech", description=__doc__.splitlines()[0])
+    parser.add_argument("--base", type=Path, required=True, help="the folder of a Whisper")
+    parser.add_argument("--fsdd", type=Path, required=True, help="the Free Spoken Digit Dataset")
+    parser.add_argument("--work", type=Path, required=True, help="folder of speech and runs")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
+    parser.add_argument("--short", action="store_true", help="a few steps only, to see that everything works")
+    options = parser.parse_args()
+    speech = options.work / "speech"
+    if not (speech / "digits.csv").exists():
+        speech.mkdir(parents=True, exist_ok=True)
+        write_dictation(speech)
+        write_digits(options.fsdd, speech)
+    both = trained(BOTH, options)
+    one, other = (trained(group, options) for group in GROUPS)
+    ways = {"base": [], "adapter": [(both, 1.0)], "blend of the groups": [(one, 0.5), (other, 0.5)]}
+    ways |= {group: [(path, 1.0)] for group, path in zip(GROUPS, (one, other), strict=True)}
+    found = {way: measured(way, adapters, options) for way, adapters in ways.items()}
+    write_table(found, both, options)
+
+
+if __name__ == "__main__":
+    main()
