@@ -87,6 +87,7 @@ def test_utterances_of_like_length_come_together(place: Path, tmp_path: Path):
     assert padding(grouped=True) < padding(grouped=False)
 
 
+@torch.no_grad()
 def test_masks_are_drawn_for_each_step(place: Path, tmp_path: Path):
     config = configured(place, data=data(place, augment={"time_masks": 2, "time_share": 0.5, "mel_masks": 1}))
     task = prepared(config, tmp_path)
