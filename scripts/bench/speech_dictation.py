@@ -79,13 +79,16 @@ def sentences(count: int, rng: np.random.Generator) -> list[str]:
     found = dict[str, None]()
     while len(found) < count:
         for term in rng.permutation(TERMS):
-            patterns = DRUG_PATTERNS if term in DRUGS else PROCEDURE_PATTERNS
-            other = DRUGS[rng.integers(len(DRUGS))]
-            text = patterns[rng.integers(len(patterns))].format(
-                term=term, other=other, number=NUMBERS[rng.integers(len(NUMBERS))]
-            )
-            found[text] = None
+            before = len(found)
+            while len(found) == before:
+                found[_sentence(str(term), rng)] = None
     return list(found)[:count]
+
+
+def _sentence(term: str, rng: np.random.Generator) -> str:
+    patterns = DRUG_PATTERNS if term in DRUGS else PROCEDURE_PATTERNS
+    other, number = DRUGS[rng.integers(len(DRUGS))], NUMBERS[rng.integers(len(NUMBERS))]
+    return patterns[rng.integers(len(patterns))].format(term=term, other=other, number=number)
 
 
 def write_dictation(folder: Path, *, tested: int = 60, validated: int = 20, count: int = 200, seed: int = 0) -> Path:

@@ -58,6 +58,7 @@ class Oracle:
     timestamps: bool = True
     language: str | None = "en"
     task: str = "transcribe"
+    window: float = 30.0
     sizes: list[int] = field(default_factory=list)
     longest: float = 0.0
 

@@ -59,6 +59,16 @@ def test_windows_go_by_how_the_model_was_trained():
     assert Windows(by="moved").way(Oracle(timestamps=False)) == "moved"
 
 
+@pytest.mark.parametrize("way", ["moved", "silences"])
+def test_no_window_is_longer_than_the_model_hears(way):
+    ears, whole = Oracle(window=10.0), Oracle()
+    assert transcribe(TALKS, ears, Windows(by=way))
+    assert ears.longest <= 10.0 < whole.window
+    words = [[segment.text for segment in one] for one in transcribe(TALKS, ears, Windows(by=way))]
+    again = [[segment.text for segment in one] for one in transcribe(TALKS, whole, Windows(by=way))]
+    assert [" ".join(one).split() for one in words] == [" ".join(one).split() for one in again]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [({"by": "movd"}, "Did you mean 'moved'"), ({"longest": 31}, "2 to 30"), ({"batch_size": 0}, "1 or more")],

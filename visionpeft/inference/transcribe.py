@@ -44,8 +44,13 @@ class Ears(Protocol):
         """Whether it was trained to write when segments begin and end."""
         ...
 
+    @property
+    def window(self) -> float:
+        """Seconds that it hears at once."""
+        ...
+
     def heard(self, clips: Sequence[Audio], *, timestamps: bool) -> list[Heard]:
-        """Return what it writes of each clip of at most 30 s at 16 kHz."""
+        """Return what it writes of each clip of at most ``window`` seconds at 16 kHz."""
         ...
 
 
@@ -55,7 +60,7 @@ class Windows:
 
     Attributes:
         by: "moved" by the model's timestamps, "silences" for cuts at the quietest moments, "auto": as it was trained.
-        longest: seconds of a window at most, up to 30.
+        longest: seconds of a window at most, up to 30; and no more than the model hears at once.
         batch_size: windows that are heard together: of one recording, or of several where they move.
 
     Raises:
@@ -158,7 +163,7 @@ def transcribe_each(
         while waiting or walks:
             while waiting and len(walks) < windows.batch_size:
                 place = waiting.pop()
-                walks[place] = Walk(sounds[place], way, windows.longest)
+                walks[place] = Walk(sounds[place], way, min(windows.longest, ears.window))
             _step(list(walks.values()), ears, windows.batch_size, timestamps=way == "moved")
             finished = [place for place, walk in walks.items() if walk.done]
             now = heard + sum(walk.place for walk in walks.values())

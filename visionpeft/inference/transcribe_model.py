@@ -76,6 +76,11 @@ class WhisperEars:
         table: dict[str, int] = getattr(self._config, "lang_to_id", None) or {}
         return {name.strip("<|>"): token for name, token in table.items()}
 
+    @property
+    def window(self) -> float:
+        """Seconds that the model hears at once."""
+        return self._base.window
+
     @torch.no_grad()
     def heard(self, clips: Sequence[Audio], *, timestamps: bool) -> list[Heard]:
         """Return what it writes of each clip of at most 30 s at 16 kHz."""

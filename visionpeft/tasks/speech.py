@@ -119,7 +119,14 @@ class Transcription:
         folder = user_cache("features") if self._data.keep else None
         self._mels = LogMels(self.base.features, folder, self._data.cache)
         self._samples = SpeechSamples(
-            self.splits.train, self._mels, self._tokens, self._data, context.seed, context.world, self._step_batch
+            self.splits.train,
+            self._mels,
+            self._tokens,
+            self._data,
+            context.seed,
+            context.world,
+            self._step_batch,
+            self.base.window,
         )
         if context.gradient_checkpointing:
             checkpoint_gradients(self.base.model)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from visionpeft.compute.tensors import moved
 from visionpeft.data.ahead import Ahead
 from visionpeft.data.order import Position
 from visionpeft.data.speech.audio import RATE
@@ -56,6 +57,7 @@ class SpeechSamples:
         seed: of the run.
         world: number of processes.
         step_batch: samples of a step on one process.
+        window: seconds that the model hears at once.
 
     Raises:
         DataError: a text is too long for the model.
@@ -70,7 +72,9 @@ class SpeechSamples:
         seed: int,
         world: int,
         step_batch: int,
+        window: float,
     ) -> None:
+        self._window = window
         self._utterances, self._mels, self._tokens, self._data, self._seed = utterances, mels, tokens, data, seed
         lengths = [len(self._ids(index)) for index in range(len(utterances))]
         self._grouped = Grouped(lengths, seed, step_batch * world) if data.grouped else None
@@ -85,7 +89,7 @@ class SpeechSamples:
         tokens = self._tokens.batch([sample.ids for sample in samples], self._data.bucket)
         features = torch.stack([sample.features for sample in samples])
         frames = torch.tensor([sample.frames for sample in samples])
-        return Batch(*(_moved(part, device) for part in (features, frames, tokens.read, tokens.said)))
+        return Batch(*(moved(part, device) for part in (features, frames, tokens.read, tokens.said)))
 
     def files(self, positions: Sequence[Position]) -> list[str]:
         """Return the names of the utterances at these positions."""
@@ -103,11 +107,6 @@ class SpeechSamples:
             samples = round(self._utterances.seconds(which) * RATE)
             return Sample(self._mels.utterance(self._utterances, which), self._mels.frames(samples), self._ids(which))
         sound = self._utterances.audio(which)
-        varied = augmented(sound, self._data.augment, at=(self._seed, epoch, index))
+        varied = augmented(sound, self._data.augment, at=(self._seed, epoch, index), window=self._window)
         ids = self._ids(which, len(varied) / len(sound))
         return Sample(self._mels.of(varied), self._mels.frames(len(varied)), ids)
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, without waiting for it."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -71,21 +71,22 @@ class SpeechAugment(Settings):
         return bool(self.speed or self.room or self.noise or any(self.gain))
 
 
-def augmented(audio: Audio, config: SpeechAugment, *, at: tuple[int, int, int]) -> Audio:
+def augmented(audio: Audio, config: SpeechAugment, *, at: tuple[int, int, int], window: float = WINDOW) -> Audio:
     """Return an utterance as it is heard at its draw: float32 [samples], 16 kHz.
 
-    A slower utterance stays within 30 seconds, so that nothing of it is lost. Its length over the length of ``audio``
+    A slower utterance stays within the window, so that nothing of it is lost. Its length over the length of ``audio``
     is what times within it are multiplied by.
 
     Args:
         audio: float32 [n], 16 kHz.
         config: what chance may do.
         at: (seed, epoch, index); all that chance depends on.
+        window: seconds that the model hears at once.
     """
     rng = np.random.Generator(np.random.PCG64([*at, _STREAM]))
     chance, drawn = rng.random(3), rng.random(4)
     if chance[0] < config.speed:
-        audio = at_speed(audio, max(_within(config.speed_range, drawn[0]), len(audio) / (WINDOW * RATE)))
+        audio = at_speed(audio, max(_within(config.speed_range, drawn[0]), len(audio) / (window * RATE)))
     if chance[1] < config.room:
         seconds = _within(config.room_seconds, drawn[1])
         audio = in_room(audio, impulse_response(seconds, float(rng.uniform(*config.room_direct)), rng))
