@@ -232,3 +232,8 @@ def test_features_are_kept_on_disk_where_that_is_wanted(place: Path, tmp_path: P
 def test_validation_is_spread_over_all(place: Path):
     assert spread(10, 4) == [0, 2, 5, 7]
     assert spread(3, 4) == spread(3, 3) == [0, 1, 2]
+
+
+def test_texts_are_compared_as_their_language_asks(place: Path):
+    for more, language in (({}, "mr"), ({"translate": True}, "en"), ({"report": {"language": "de"}}, "de")):
+        assert build(configured(place, **more))._report.language == language
