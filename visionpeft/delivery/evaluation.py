@@ -12,7 +12,7 @@ from visionpeft.errors import ConfigError, DataError, OutputError, did_you_mean
 from visionpeft.progress import SILENT, Progress, RecordingProgress
 
 if TYPE_CHECKING:
-    from visionpeft.config import RunConfig
+    pass
 
 CONFIG = "config.yaml"
 SPLITS = ("test", "validation", "train", "all")
@@ -90,8 +90,8 @@ def _measures() -> dict[str, Callable[[Evaluation, Any, Any, Path, RecordingProg
     return {"classify": classification.measure, "detect": detection.measure}
 
 
-def _found(job: Evaluation) -> tuple[Path, RunConfig | None]:
-    """The adapter's file, and the run's settings where it is a run."""
+def _found(job: Evaluation) -> tuple[Path, Any]:
+    """The adapter's file, and the run's settings, of its task's class, where it is a run."""
     from visionpeft.config import load_config
 
     if job.what.is_file():
