@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from visionpeft.delivery.result import ADAPTER, RunResult
 from visionpeft.errors import ConfigError, DataError, OutputError, did_you_mean
 from visionpeft.progress import SILENT, Progress, RecordingProgress
-
-if TYPE_CHECKING:
-    pass
 
 CONFIG = "config.yaml"
 SPLITS = ("test", "validation", "train", "all")
