@@ -21,6 +21,7 @@ from visionpeft.delivery.classification import build
 from visionpeft.errors import ConfigError
 from visionpeft.inference.classifier import Classifier
 from visionpeft.inference.predict import open_model
+from visionpeft.models.masks import UNMASKED
 from visionpeft.progress import SILENT, RecordingProgress
 from visionpeft.tasks.classification import Classification
 from visionpeft.tasks.classification_objective import weights_of
@@ -87,6 +88,15 @@ def test_it_goes_on_bit_equal_and_threads_make_no_difference(place: Path, tmp_pa
         fit(stopping, config.train, tmp_path / "stopped")
     fit(build(threaded), config.train, tmp_path / "stopped", resume="auto")
     assert everything(tmp_path / "stopped", 4) == everything(tmp_path / "straight", 4)
+
+
+def test_attention_is_trained_without_a_mask_that_hides_nothing(place: Path, tmp_path: Path):
+    config = configured(place)
+    task = build(config)
+    fit(task, config.train.model_copy(update={"steps": 1, "evaluate_every": 0}), tmp_path)
+    ways = {part.config._attn_implementation for part in task.base.model.modules() if hasattr(part, "is_causal")}
+    ways |= {task.base.model.config._attn_implementation}
+    assert UNMASKED in ways
 
 
 def test_it_learns_and_the_file_says_the_same(place: Path, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Attention without masks, for exporters: under them transformers makes masks that hide nothing."""
+"""Attention without masks, for exporters and recorded steps: in them transformers makes masks that hide nothing."""
 
 from __future__ import annotations
 

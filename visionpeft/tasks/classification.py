@@ -20,6 +20,7 @@ from visionpeft.inference.about import ClassifierAbout
 from visionpeft.inference.classifier import Classifier
 from visionpeft.models.heads import new_heads
 from visionpeft.models.manage import manage
+from visionpeft.models.masks import attend_unmasked
 from visionpeft.models.vision import VisionBase
 from visionpeft.tasks.classification_objective import objective, weights_of
 from visionpeft.tasks.classification_samples import Batch, Samples
@@ -125,6 +126,9 @@ class Classification:
         # full tuning adds small differences to the weights, which half precision would swallow
         whole = any(spec.method == "full" for spec in self.capture().specs.values())
         self.base.to(context.device, torch.float32 if whole else context.dtype or torch.float32)
+        # transformers before 5.20 makes a mask that hides nothing while a step is recorded, and attention under a mask
+        # keeps all weights: 1 GiB for ViT-B/16 at batch 32
+        attend_unmasked(self.base.model)
         data, train = self._data, self.splits.train
         self._samples = Samples(train, self.base.preprocessing, data, context.seed, context.world)
         self._loss = objective(self._learning.loss, train.kind, self._weights.to(context.device))
