@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from visionpeft.data.ahead import in_batches
 from visionpeft.data.speech.audio import RATE, Audio
 from visionpeft.data.speech.utterances import Timed, Utterances
+from visionpeft.errors import DataError
 from visionpeft.evaluation.speech.transcripts import Transcripts
 from visionpeft.inference.transcribe_model import WhisperEars
 from visionpeft.inference.transcribe_windows import read_window
@@ -60,7 +61,7 @@ class Listener:
         return "en" if english else self.about.language
 
     def texts(self, clips: Sequence[Audio], *, batch_size: int = 8, beams: int = 1) -> list[str]:
-        """Return what is said in each clip of at most 30 s, 16 kHz.
+        """Return what is said in each clip of at most 30 s, 16 kHz; nothing where no sample is other than 0.
 
         Args:
             clips: float32 [samples] each.
@@ -69,12 +70,21 @@ class Listener:
 
         Raises:
             ConfigError: the model does not know the language or the task.
+            DataError: a clip is longer than the model hears at once.
         """
         ears = self._ears(beams)
-        batches = [clips[start : start + batch_size] for start in range(0, len(clips), batch_size)]
+        self._check_lengths(clips)
+        audible = [place for place, clip in enumerate(clips) if clip.any()]
+        batches = [
+            [clips[place] for place in audible[start : start + batch_size]]
+            for start in range(0, len(audible), batch_size)
+        ]
         with without_reports():
             heard = [one for batch in batches for one in ears.heard(batch, timestamps=ears.timestamps)]
-        return [one.text([token for token in one.ids if token < one.first]).strip() for one in heard]
+        texts = [""] * len(clips)
+        for place, one in zip(audible, heard, strict=True):
+            texts[place] = one.text([token for token in one.ids if token < one.first]).strip()
+        return texts
 
     def transcripts(
         self,
@@ -117,14 +127,27 @@ class Listener:
         )
 
     def segments(self, clip: Audio) -> list[Segment]:
-        """Return what is said in a clip of at most 30 s, 16 kHz, with its times.
+        """Return what is said in a clip of at most 30 s, 16 kHz, with its times; nothing where all samples are 0.
 
         Raises:
             ConfigError: the model does not know the language or the task.
+            DataError: a clip is longer than the model hears at once.
         """
+        self._check_lengths([clip])
+        if not clip.any():
+            return []
         with without_reports():
             (heard,) = self._ears(1).heard([clip], timestamps=True)
         return list(read_window(heard, len(clip) / RATE, last=True).segments)
+
+    def _check_lengths(self, clips: Sequence[Audio]) -> None:
+        most = round((self.base.window + 0.01) * RATE)  # less than one frame of features more is rounding
+        for number, clip in enumerate(clips, 1):
+            if len(clip) > most:
+                raise DataError(
+                    f"Clip {number} of {len(clips)}: {len(clip) / RATE:.2f} s, but '{self.base.id}' hears "
+                    f"{self.base.window:g} s at once; transcribe longer sound with 'visionpeft transcribe'."
+                )
 
     def _ears(self, beams: int) -> WhisperEars:
         about = self.about
