@@ -106,6 +106,9 @@ def generate_each(
         AdapterError: as :func:`generate`.
     """
     chunks = [chunk for group in _groups(base, requests, manager) for chunk in _chunks(group, batch_size)]
+    for chunk in chunks:  # what is wrong is said before anything is painted
+        with _kept(manager, requests[chunk[0]]):
+            pass
     total = sum(requests[chunk[0]].steps for chunk in chunks)
     with progress.phase("pictures", total) as bar:
         for chunk in chunks:
