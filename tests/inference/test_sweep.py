@@ -42,6 +42,13 @@ def test_two_axes_vary_one_adapters_parts():
     ]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_block_has_the_weight_that_varies_on_any_axis(order):
+    axes = [axis_of("weight:toy=0.25"), axis_of("block:toy=unet.mid_block")][::order]
+    (request,) = varied(REQUEST, axes)
+    assert request.weights["toy"] == {"*": 0.0, "unet.mid_block": 0.25}
+
+
 def test_the_sheet_has_every_picture_in_its_place():
     axes = [axis_of("seed=0,1,2"), axis_of("steps=5,10"), axis_of("compose=sum,switch")]
     colours = [(20 * number, 0, 255 - 20 * number) for number in range(12)]

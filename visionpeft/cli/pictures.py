@@ -11,8 +11,7 @@ from visionpeft.cli.show import Command, as_json, here, inline, number_of, rows
 from visionpeft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from visionpeft.inference.paint import Weight
-    from visionpeft.inference.schedule import StepWeight
+    from visionpeft.inference.schedule import PartWeights, StepWeight
     from visionpeft.inference.sweep import Axis
 
 
@@ -86,7 +85,7 @@ def generate(
         rows({name: inline(value) for name, value in answer.items()})
 
 
-def weights_of(text: str) -> tuple[Path, tuple[Weight, ...]]:
+def weights_of(text: str) -> tuple[Path, tuple[PartWeights, ...]]:
     """Read an adapter's path and its weights; 1 where none is given.
 
     ``a.safetensors=0.5,1`` are two weights, ``=0@0 -> 0.8@0.4`` is one that changes over the steps, and

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 from visionpeft.data.cache import make_folder
 from visionpeft.errors import AdapterError, BaseModelError, ConfigError, OutputError
 from visionpeft.inference.recipe import AdapterFile, file_hash, recipe_for, request_of
-from visionpeft.inference.schedule import StepWeight, plain_weight
+from visionpeft.inference.schedule import PartWeights, plain_weight
 from visionpeft.inference.sweep import Axis, varied, varied_sheet
 from visionpeft.progress import SILENT, Progress
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from visionpeft.models.base import Base
 
 GRID = "grid.png"
-Weight = StepWeight | Mapping[str, StepWeight]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Job:
     prompts: tuple[str, ...]
     output: Path
     base: str = "visionpeft/emoji-sd"
-    adapters: tuple[tuple[Path, tuple[Weight, ...]], ...] = ()
+    adapters: tuple[tuple[Path, tuple[PartWeights, ...]], ...] = ()
     seeds: tuple[int, ...] = (0,)
     negative: str = ""
     steps: int = 30
@@ -171,7 +170,7 @@ def _difference(one: Image, two: Image) -> int | None:
     return max(int(cast("tuple[int, int]", ends)[1]) for ends in extremes)
 
 
-def _columns(job: Job) -> list[tuple[tuple[Weight, ...], int]]:
+def _columns(job: Job) -> list[tuple[tuple[PartWeights, ...], int]]:
     """All choices of one weight for each adapter, each with every seed."""
     weights = product(*(choices for _, choices in job.adapters))
     columns = list(product(weights, job.seeds))
@@ -214,7 +213,9 @@ def _name(path: Path, others: Sequence[AdapterFile]) -> str:
     return name if name not in taken else f"{name}-{len(others) + 1}"
 
 
-def _request(job: Job, prompt: str, files: Sequence[AdapterFile], weights: tuple[Weight, ...], seed: int) -> Request:
+def _request(
+    job: Job, prompt: str, files: Sequence[AdapterFile], weights: tuple[PartWeights, ...], seed: int
+) -> Request:
     from visionpeft.inference.generate import Request
 
     return Request(
@@ -246,11 +247,11 @@ def _with_regions(base: Base, requests: Sequence[Request], masks: Sequence[tuple
 
 
 def _active(files: Sequence[AdapterFile], request: Request) -> list[AdapterFile]:
-    weights = cast("Mapping[str, Weight]", request.weights or {})
+    weights = cast("Mapping[str, PartWeights]", request.weights or {})
     return [AdapterFile(file.name, file.file, file.sha256, plain_weight(weights[file.name])) for file in files]
 
 
-def _sheet(job: Job, columns: Sequence[tuple[tuple[Weight, ...], int]], pictures: Sequence[Image]) -> Image:
+def _sheet(job: Job, columns: Sequence[tuple[tuple[PartWeights, ...], int]], pictures: Sequence[Image]) -> Image:
     """All pictures on one sheet: along the axes, or a row a prompt and a column for each choice of weights and seed."""
     from visionpeft.inference.grid import grid
 
@@ -266,7 +267,7 @@ def _sheet(job: Job, columns: Sequence[tuple[tuple[Weight, ...], int]], pictures
     return grid(rows, row_labels=job.prompts, column_labels=labels)
 
 
-def _shown(weight: Weight) -> str:
+def _shown(weight: PartWeights) -> str:
     plain = plain_weight(weight)
     if isinstance(plain, dict):
         return " ".join(f"{part}:{_shown(value)}" for part, value in plain.items())

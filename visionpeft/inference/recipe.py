@@ -77,7 +77,7 @@ def request_of(recipe: Mapping[str, Any]) -> tuple[Request, list[AdapterFile]]:
             AdapterFile(str(entry["name"]), str(entry["file"]), str(entry["sha256"]), _weight(entry["weight"]))
             for entry in recipe["adapters"]
         ]
-        whole = _BEFORE_BLENDING | recipe
+        whole = {**_BEFORE_BLENDING, **recipe}
         values = {name: kind(whole[name]) for name, kind in _KINDS.items()}
         regions = {str(name): region_from_text(text) for name, text in whole["regions"].items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:

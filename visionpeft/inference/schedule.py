@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING
 
 from visionpeft.adapters.weights import Weights
 from visionpeft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 ARROW, AT = "->", "@"
 
@@ -51,7 +54,9 @@ class Schedule:
 
 ScheduleLike = Schedule | str | Mapping[float, float]
 StepWeight = float | ScheduleLike
-StepWeights = str | Sequence[str] | Mapping[str, StepWeight | Mapping[str, StepWeight]]
+PartWeights = StepWeight | Mapping[str, StepWeight]
+"""An adapter's weight: one, or a table by dotted prefix."""
+StepWeights = str | Sequence[str] | Mapping[str, PartWeights]
 """What ``AdapterManager.activate`` takes, where any number may be a schedule: {"robot": {"unet": "0@0 -> 1@0.5"}}."""
 
 
@@ -87,32 +92,36 @@ def weights_at(weights: StepWeights, share: float) -> Weights:
     return {name: _layers_at(weight, share) for name, weight in weights.items()}
 
 
-def ever_acts(weight: StepWeight | Mapping[str, StepWeight]) -> bool:
+def ever_acts(weight: PartWeights) -> bool:
     """Whether an adapter's weight is other than 0 at any place in any step."""
     if is_table(weight):
         return any(ever_acts(value) for value in weight.values())
     return weight != 0 if isinstance(weight, int | float) else any(value for _, value in schedule_of(weight).points)
 
 
-def plain_weight(weight: StepWeight | Mapping[str, StepWeight]) -> float | str | dict[str, float | str]:
+def plain_weight(weight: PartWeights) -> float | str | dict[str, float | str]:
     """Return an adapter's weight as JSON has it: numbers as they are, schedules as text."""
     if is_table(weight):
         return {prefix: _plain(value) for prefix, value in weight.items()}
     return _plain(weight)
 
 
-def is_table(weight: Any) -> bool:
+def is_table(weight: PartWeights) -> TypeIs[Mapping[str, StepWeight]]:
     """Whether a weight is a table by component or block, and no schedule's table, whose keys are numbers."""
     return isinstance(weight, Mapping) and all(isinstance(key, str) for key in weight)
 
 
-def _layers_at(weight: Any, share: float) -> Any:
+def _layers_at(weight: PartWeights, share: float) -> float | dict[str, float]:
     if is_table(weight):
-        return {prefix: _layers_at(value, share) for prefix, value in weight.items()}
+        return {prefix: _number_at(value, share) for prefix, value in weight.items()}
+    return _number_at(weight, share)
+
+
+def _number_at(weight: StepWeight, share: float) -> float:
     return weight if isinstance(weight, int | float) else schedule_of(weight).at(share)
 
 
-def _plain(weight: Any) -> float | str:
+def _plain(weight: StepWeight) -> float | str:
     return weight if isinstance(weight, int | float) else str(schedule_of(weight))
 
 

@@ -107,6 +107,9 @@ def axis_of(text: str) -> Axis:
 def varied(request: Request, axes: Sequence[Axis]) -> list[Request]:
     """Return a request for every choice of the axes' values: X fastest, then Y, then Z.
 
+    Whichever axis they are on, whole weights come before those of parts, and blocks last: a block has the weight of its
+    row, not the other way round.
+
     Raises:
         ConfigError: more than three axes, or a value that does not fit.
     """
@@ -115,7 +118,8 @@ def varied(request: Request, axes: Sequence[Axis]) -> list[Request]:
     found: list[Request] = []
     for choice in product(*(axis.values for axis in reversed(axes))):
         varying = request
-        for axis, value in zip(reversed(axes), choice, strict=True):
+        pairs = zip(reversed(axes), choice, strict=True)
+        for axis, value in sorted(pairs, key=lambda pair: (pair[0].kind == "block", bool(pair[0].part))):
             varying = axis.applied(varying, value)
         found.append(varying)
     return found

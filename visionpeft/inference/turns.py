@@ -11,7 +11,7 @@ from torch import Tensor
 from visionpeft.adapters.weights import Weights
 from visionpeft.errors import ConfigError, did_you_mean
 from visionpeft.inference.region import Region, divided
-from visionpeft.inference.schedule import StepWeights, ever_acts, step_share, weights_at
+from visionpeft.inference.schedule import PartWeights, StepWeights, ever_acts, step_share, weights_at
 
 COMPOSE: Mapping[str, str] = {
     "sum": "all act at once, W + Σ wᵢ ΔWᵢ",
@@ -70,7 +70,7 @@ class Plan:
                 )
 
     @property
-    def named(self) -> dict[str, Any]:
+    def named(self) -> dict[str, PartWeights]:
         """Adapter -> weight."""
         if self.weights is None:
             return {}
@@ -96,11 +96,10 @@ class Plan:
         groups = self._groups(step)
         turns: list[Turn] = []
         for group in groups:
-            parts = divided(group, self.regions, size) if self.regions else [(set(group), None)]
+            parts = divided(group, self.regions, size)
             for names, share in parts:
-                whole = share is None or len(parts) == 1
                 weights = {name: now[name] for name in group if name in names}
-                turns.append(Turn(weights, 1 / len(groups) if whole else share / len(groups)))
+                turns.append(Turn(weights, (share if len(parts) > 1 else 1.0) / len(groups)))
         return turns
 
     def _now(self, step: int) -> dict[str, Any]:
