@@ -16,7 +16,9 @@ from visionpeft.adapters.spec import Ia3Spec
 from visionpeft.cli import app as program
 from visionpeft.cli import run, run_guarded
 from visionpeft.cli.adapters import weighted
+from visionpeft.cli.pictures import weights_of
 from visionpeft.errors import ConfigError
+from visionpeft.inference.schedule import schedule_of
 from visionpeft.models.base import load_base
 from visionpeft.models.manage import manage
 
@@ -161,3 +163,34 @@ def test_a_blend_that_would_lose_a_change_of_biases_is_refused(tmp_path: Path, c
     assert status == 2
     assert "bias" in said
     assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.safetensors", (1.0,)),
+        ("a.safetensors=0.5,1", (0.5, 1.0)),
+        ("a.safetensors=0@0 -> 0.8@0.4", (schedule_of("0@0 -> 0.8@0.4"),)),
+        ("a.safetensors=0.5,1@0->0@1", (0.5, schedule_of("1@0 -> 0@1"))),
+        ("a.safetensors=unet:0@0->1@1, *:0.5", ({"unet": schedule_of("0@0 -> 1@1"), "*": 0.5},)),
+    ],
+)
+def test_weights_of_an_adapter_to_paint_with(text: str, expected: object):
+    assert weights_of(text) == (Path("a.safetensors"), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--adapter", "a.safetensors=x"], "should be a number"),
+        (["--adapter", "a.safetensors=1@2"], "shares of the steps go from 0 to 1"),
+        (["--adapter", "a.safetensors=unet:1,unet:0"], "once, and its weight"),
+        (["--region", "mask.png"], "robot=left.png"),
+        (["--y", "seed=0,1"], "--y needs --x"),
+        (["--x", "sed=0,1"], "Did you mean 'seed'?"),
+    ],
+)
+def test_faults_of_a_blend_to_paint_with(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str):
+    status, _, err = told(capsys, "generate", "--prompt", "x", *arguments)
+    assert status == 2
+    assert message in err

@@ -4,9 +4,11 @@ import torch
 from PIL import Image
 
 from visionpeft.adapters.spec import LoraSpec
-from visionpeft.errors import AdapterError, BaseModelError, FileFormatError, OutputError
+from visionpeft.errors import AdapterError, BaseModelError, ConfigError, FileFormatError, OutputError
 from visionpeft.inference.paint import Job, run_again, run_generate
-from visionpeft.inference.png import recipe_of
+from visionpeft.inference.png import recipe_of, save_png
+from visionpeft.inference.schedule import schedule_of
+from visionpeft.inference.sweep import axis_of
 from visionpeft.models.manage import manage
 from visionpeft.progress import SilentProgress
 
@@ -109,3 +111,77 @@ def test_long_prompts_are_shown_where_they_are_cut(folder, tmp_path):
     lines = Lines()
     run_generate(job(folder, tmp_path, prompts=("a photo of " * 60,)), progress=lines)
     assert [line for line in lines.said if "77 tokens" in line]
+
+
+BLENDS = [
+    {"weights": (schedule_of("0@0 -> 1@1"), 0.5)},
+    {"weights": ({"unet.up_blocks": schedule_of("1@0 -> 0@1"), "*": 0.2}, 1.0)},
+    {"weights": (1.0, 1.0), "compose": "switch", "switch_every": 1},
+    {"weights": (1.0, 1.0), "compose": "composite"},
+    {"weights": (1.0, 1.0), "masked": True},
+]
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+def test_the_recipe_of_a_blend_makes_it_again(folder, tmp_path, blend):
+    """With the picture and the adapters alone: the mask is in the recipe."""
+    weights, masked = blend["weights"], blend.get("masked")
+    files = [folder / "toy.safetensors", folder / "robot.safetensors"]
+    mask = tmp_path / "mask.png"
+    Image.linear_gradient("L").resize((64, 64)).save(mask)
+    settings = {name: value for name, value in blend.items() if name in ("compose", "switch_every")}
+    adapters = tuple((file, (weight,)) for file, weight in zip(files, weights, strict=True))
+    regions = (("toy", mask),) if masked else ()
+    wanted = job(folder, tmp_path / "one", adapters=adapters, regions=regions, steps=3, **settings)
+    (picture,) = run_generate(wanted).pictures
+    mask.unlink()
+    again = run_again(picture, tmp_path / "two", files)
+    assert again.difference == 0
+    assert recipe_of(again.picture) == recipe_of(picture)
+    plain = run_generate(job(folder, tmp_path / "plain", adapters=tuple((f, (1.0,)) for f in files), steps=3))
+    assert not np.array_equal(pixels(picture), pixels(plain.pictures[0]))
+
+
+def test_a_picture_from_before_blending_is_made_again(folder, tmp_path):
+    (picture,) = run_generate(job(folder, tmp_path / "one", adapters=((folder / "toy.safetensors", (1.0,)),))).pictures
+    recipe = {k: v for k, v in recipe_of(picture).items() if k not in ("compose", "switch_every", "regions")}
+    old = save_png(Image.open(picture), tmp_path / "old.png", recipe)
+    assert run_again(old, tmp_path / "two", [folder / "toy.safetensors"]).difference == 0
+
+
+@pytest.mark.parametrize("regions", [{"toy": "no base64"}, {"toy": "AAAA"}, {"toy": 3}, ["toy"], None])
+def test_a_damaged_mask_in_a_recipe(folder, tmp_path, regions):
+    (picture,) = run_generate(job(folder, tmp_path / "one", adapters=((folder / "toy.safetensors", (1.0,)),))).pictures
+    bad = save_png(Image.open(picture), tmp_path / "bad.png", {**recipe_of(picture), "regions": regions})
+    with pytest.raises(FileFormatError, match="recipe"):
+        run_again(bad, tmp_path / "two", [folder / "toy.safetensors"])
+
+
+def test_the_text_for_other_programs_names_the_blend(folder, tmp_path):
+    adapters = ((folder / "toy.safetensors", (schedule_of("0@0 -> 1@1"),)), (folder / "robot.safetensors", (1.0,)))
+    wanted = job(folder, tmp_path, adapters=adapters, compose="switch", switch_every=2)
+    text = Image.open(run_generate(wanted).pictures[0]).info["parameters"]
+    assert "<lora:robot:1>" in text
+    assert "<lora:toy" not in text
+    assert "Compose: switch every 2" in text
+    assert r'Adapter weights: "{\"toy\": \"0.0@0.0 -> 1.0@1.0\"}"' in text
+
+
+def test_settings_vary_along_axes(folder, tmp_path):
+    axes = (axis_of("weight:toy=0,1"), axis_of("seed=3,4"), axis_of("steps=1,2"))
+    adapters = ((folder / "toy.safetensors", (1.0,)),)
+    painted = run_generate(job(folder, tmp_path / "out", adapters=adapters, axes=axes))
+    recipes = [recipe_of(path) for path in painted.pictures]
+    found = [(recipe["steps"], recipe["seed"], recipe["adapters"][0]["weight"]) for recipe in recipes]
+    assert found == [(steps, seed, weight) for steps in (1, 2) for seed in (3, 4) for weight in (0, 1)]
+    sheet = pixels(painted.grid)
+    assert sheet.shape[0] > 4 * 160
+    with pytest.raises(ConfigError, match="one seed"):
+        run_generate(job(folder, tmp_path / "two", adapters=adapters, axes=axes, seeds=(0, 1)))
+
+
+def test_a_wrong_block_is_said_before_anything_is_painted(folder, tmp_path):
+    adapters = ((folder / "toy.safetensors", (1.0,)),)
+    with pytest.raises(AdapterError, match=r"Did you mean 'unet\.up_blocks'"):
+        run_generate(job(folder, tmp_path, adapters=adapters, axes=(axis_of("block=all,unet.up_block"),)))
+    assert not list(tmp_path.glob("*.png"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,13 @@ from torch import Tensor, nn
 from visionpeft.adapters.manager import AdapterManager
 from visionpeft.adapters.weights import Weights
 from visionpeft.errors import AdapterError, ConfigError
+from visionpeft.inference.hearing import Hearing
+from visionpeft.inference.region import Region
 from visionpeft.inference.samplers import make_scheduler, sampler_named
+from visionpeft.inference.schedule import StepWeights, weights_at
+from visionpeft.inference.turns import Plan, Turn
 from visionpeft.models.base import Base
-from visionpeft.models.prompts import PromptStates, encode_prompts, time_ids, unet_forward
+from visionpeft.models.prompts import time_ids, unet_forward
 from visionpeft.progress import SILENT, Bar, Progress
 
 
@@ -37,7 +40,10 @@ class Request:
         width: in pixels; None is the base's native size.
         height: in pixels; None is the base's native size.
         weights: which adapters are active and how much: what ``AdapterManager.activate`` takes, {} for the bare base;
-            None leaves them as they are.
+            None leaves them as they are. Any number may be a schedule over the steps, "0@0 -> 0.8@0.4".
+        compose: how several adapters act together, key of :data:`visionpeft.inference.turns.COMPOSE`.
+        switch_every: with "switch", for how many steps an adapter acts before it is the next one's turn.
+        regions: adapter -> mask of where it acts; an adapter without one acts everywhere.
     """
 
     prompt: str
@@ -48,7 +54,10 @@ class Request:
     sampler: str = "ddim"
     width: int | None = None
     height: int | None = None
-    weights: Weights | None = None
+    weights: StepWeights | None = None
+    compose: str = "sum"
+    switch_every: int = 5
+    regions: Mapping[str, Region] = field(default_factory=dict[str, Region])
 
 
 def generate(
@@ -61,9 +70,10 @@ def generate(
 ) -> list[Image.Image]:
     """Return one RGB picture for each request, in their order.
 
-    Requests that share sampler, steps, size, adapter weights and whether they are guided go through the model
+    Requests that share sampler, steps, size, what adapters do and whether they are guided go through the model
     together. The initial noise comes from a CPU generator of each request's seed, so a picture is the same in any
-    batch and on any device up to rounding. Modules are in evaluation mode meanwhile, and as before afterwards.
+    batch and on any device up to rounding. Modules are in evaluation mode meanwhile, and they and the adapters' weights
+    are as before afterwards.
 
     Args:
         base: the model; it stays where it is.
@@ -73,7 +83,8 @@ def generate(
         progress: shows one bar over all sampling steps.
 
     Raises:
-        ConfigError: unknown sampler, a size that does not fit the model, steps or a batch size under 1.
+        ConfigError: unknown sampler or way to compose, a size or a mask that does not fit, steps or a batch size under
+            1, a schedule that cannot be read.
         AdapterError: a request has weights and there is no manager.
     """
     made = dict(generate_each(base, requests, manager=manager, batch_size=batch_size, progress=progress))
@@ -95,12 +106,15 @@ def generate_each(
         AdapterError: as :func:`generate`.
     """
     chunks = [chunk for group in _groups(base, requests, manager) for chunk in _chunks(group, batch_size)]
+    for chunk in chunks:  # what is wrong is said before anything is painted
+        with _kept(manager, requests[chunk[0]]):
+            pass
     total = sum(requests[chunk[0]].steps for chunk in chunks)
     with progress.phase("pictures", total) as bar:
         for chunk in chunks:
             wanted = [requests[place] for place in chunk]
-            with torch.no_grad(), evaluating(base), _weights(manager, wanted[0].weights):
-                pictures = _paint(base, wanted, bar)
+            with torch.no_grad(), evaluating(base), _kept(manager, wanted[0]):
+                pictures = _paint(base, wanted, bar, manager)
             yield from zip(chunk, pictures, strict=True)
 
 
@@ -174,63 +188,92 @@ def in_float32(model: Any) -> Generator[None]:
         nn.Module.to(model, dtype)
 
 
-def denoise(base: Base, requests: Sequence[Request], latents: Tensor, bar: Bar) -> Tensor:
+def denoise(
+    base: Base, requests: Sequence[Request], latents: Tensor, bar: Bar, manager: AdapterManager | None = None
+) -> Tensor:
     """Return the latents [N, C, h, w] that sampling makes of noise, by the sampler that the requests share.
-
-    Classifier-free guidance (arXiv 2207.12598): ε = ε(∅) + s (ε(c) - ε(∅)), both in one forward.
 
     Args:
         base: the model, in evaluation mode.
-        requests: N requests that agree in sampler, steps, size, weights and in being guided.
+        requests: N requests that agree in sampler, steps, size, what adapters do and in being guided.
         latents: noise of unit variance, float32 on the model's device.
         bar: moves on by one a step.
+        manager: activates what the requests say, step by step; without it the adapters are left as they are.
     """
-    guided = requests[0].guidance != 1.0
-    states = _states(base, requests, guided)
-    scales = torch.tensor([request.guidance for request in requests], device=latents.device).view(-1, 1, 1, 1)
-    width, height = size_of(base, requests[0])
-    ids = time_ids(base, (2 if guided else 1) * len(requests), (height, width))
-    dtype = next(base.unet.parameters()).dtype
+    shared = requests[0]
+    plan = plan_of(shared, manager) if manager is not None else Plan(None, shared.steps)
+    painter = _Painter(base, requests, manager)
     chance = [torch.Generator().manual_seed(further_seed(request.seed)) for request in requests]
-    chance = {} if sampler_named(requests[0].sampler).settled else {"generator": chance}
-    scheduler = make_scheduler(requests[0].sampler, base.pipeline.scheduler)
-    scheduler.set_timesteps(requests[0].steps, device=latents.device)
+    chance = {} if sampler_named(shared.sampler).settled else {"generator": chance}
+    scheduler = make_scheduler(shared.sampler, base.pipeline.scheduler)
+    scheduler.set_timesteps(shared.steps, device=latents.device)
     latents = latents * scheduler.init_noise_sigma
     times = scheduler.timesteps
     for place, time in enumerate(times):
-        inputs = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, time)
-        prediction = unet_forward(base, inputs.to(dtype), time.expand(len(inputs)), states, ids).float()
-        if guided:
-            without, given = prediction.chunk(2)
-            prediction = without + scales * (given - without)
+        # Samplers of higher order take more than one evaluation a step; bar and plan count the steps asked for.
+        step, following = (number * shared.steps // len(times) for number in (place, place + 1))
+        inputs = scheduler.scale_model_input(latents, time)
+        prediction = painter.mixed(inputs, time, plan.turns(step, (latents.shape[-2], latents.shape[-1])))
         latents = scheduler.step(prediction, time, latents, **chance, return_dict=False)[0]
-        # Samplers of higher order take more than one evaluation a step; the bar counts the steps asked for.
-        bar.advance((place + 1) * requests[0].steps // len(times) - place * requests[0].steps // len(times))
+        bar.advance(following - step)
     return latents
 
 
-def _paint(base: Base, requests: Sequence[Request], bar: Bar) -> list[Image.Image]:
+class _Painter:
+    """Predicts the noise of a batch, guided, with the adapters of each turn."""
+
+    def __init__(self, base: Base, requests: Sequence[Request], manager: AdapterManager | None) -> None:
+        self._base, self._manager = base, manager
+        self._guided = requests[0].guidance != 1.0
+        self._hearing = Hearing(
+            base, [request.prompt for request in requests],
+            [request.negative for request in requests] if self._guided else [], manager,
+        )  # fmt: skip
+        scales = torch.tensor([request.guidance for request in requests], device=base.unet.device)
+        self._scales = scales.view(-1, 1, 1, 1)
+        width, height = size_of(base, requests[0])
+        self._ids = time_ids(base, (2 if self._guided else 1) * len(requests), (height, width))
+        self._dtype = next(base.unet.parameters()).dtype
+        self._active: Weights | None = None
+
+    def mixed(self, inputs: Tensor, time: Tensor, turns: Sequence[Turn]) -> Tensor:
+        """``Σ share · ε`` of the turns, [N, C, h, w] in float32."""
+        parts = [self._predicted(inputs, time, turn.weights) * _on(turn.share, inputs) for turn in turns]
+        return torch.stack(parts).sum(dim=0) if len(parts) > 1 else parts[0]
+
+    def _predicted(self, inputs: Tensor, time: Tensor, weights: Weights | None) -> Tensor:
+        """Classifier-free guidance (arXiv 2207.12598): ε = ε(∅) + s (ε(c) - ε(∅)), both in one forward."""
+        if self._manager is not None and weights is not None and weights != self._active:
+            self._manager.activate(weights)
+            self._active = weights
+        inputs = torch.cat([inputs, inputs]) if self._guided else inputs
+        states = self._hearing.states(weights)
+        found = unet_forward(self._base, inputs.to(self._dtype), time.expand(len(inputs)), states, self._ids).float()
+        if not self._guided:
+            return found
+        without, given = found.chunk(2)
+        return without + self._scales * (given - without)
+
+
+def _on(share: float | Tensor, like: Tensor) -> float | Tensor:
+    return share.to(like.device) if isinstance(share, Tensor) else share
+
+
+def plan_of(request: Request, manager: AdapterManager) -> Plan:
+    """Return how the adapters act over the steps of a picture; without weights, those that are active, as they are.
+
+    Raises:
+        ConfigError: an unknown way to compose, or a mask of an adapter that has no weight.
+    """
+    weights = request.weights
+    if weights is None and (request.compose != "sum" or request.regions):
+        weights = {name: status.weight for name, status in manager.status().items()}
+    return Plan(weights, request.steps, request.compose, request.switch_every, request.regions)
+
+
+def _paint(base: Base, requests: Sequence[Request], bar: Bar, manager: AdapterManager | None) -> list[Image.Image]:
     noise = torch.cat([initial_noise(base, request) for request in requests]).to(base.unet.device)
-    return decode(base, denoise(base, requests, noise, bar))
-
-
-def _states(base: Base, requests: Sequence[Request], guided: bool) -> PromptStates:
-    """Encode each different text once; row n of the result belongs to row n of the model's input."""
-    texts = [request.prompt for request in requests]
-    if guided:
-        texts = [request.negative for request in requests] + texts
-    unique = list(dict.fromkeys(texts))
-    states = encode_prompts(base, unique)
-    rows = torch.tensor([unique.index(text) for text in texts], device=states.hidden.device)
-    dtype = next(base.unet.parameters()).dtype
-    hidden = states.hidden[rows].to(dtype)
-    pooled = None if states.pooled is None else states.pooled[rows].to(dtype)
-    if guided and getattr(base.pipeline.config, "force_zeros_for_empty_prompt", False):
-        kept = torch.tensor([bool(request.negative) for request in requests] + [True] * len(requests))
-        kept = kept.to(hidden)
-        hidden = hidden * kept.view(-1, 1, 1)
-        pooled = None if pooled is None else pooled * kept.view(-1, 1)
-    return PromptStates(hidden, pooled)
+    return decode(base, denoise(base, requests, noise, bar, manager))
 
 
 def _groups(base: Base, requests: Sequence[Request], manager: AdapterManager | None) -> list[list[int]]:
@@ -240,10 +283,11 @@ def _groups(base: Base, requests: Sequence[Request], manager: AdapterManager | N
         sampler_named(request.sampler)
         if request.steps < 1:
             raise ConfigError(f"steps is {request.steps}: at least 1 is needed.")
-        if request.weights and manager is None:
+        if (request.weights or request.regions) and manager is None:
             raise AdapterError("a request names adapter weights, but no adapter manager was given: pass manager=.")
-        shared = (request.sampler, request.steps, size_of(base, request), request.guidance != 1.0, request.weights)
-        groups[json.dumps(shared, sort_keys=True)].append(place)
+        plan = plan_of(request, manager) if manager is not None else Plan(None, request.steps)
+        shared = (request.sampler, size_of(base, request), request.guidance != 1.0)
+        groups[repr((shared, plan))].append(place)
     return list(groups.values())
 
 
@@ -253,8 +297,12 @@ def _chunks(places: list[int], size: int) -> list[list[int]]:
     return [places[start : start + size] for start in range(0, len(places), size)]
 
 
-def _weights(manager: AdapterManager | None, weights: Weights | None) -> AbstractContextManager[Any]:
-    return nullcontext() if manager is None or weights is None else manager.using(weights)
+def _kept(manager: AdapterManager | None, request: Request) -> AbstractContextManager[Any]:
+    """What a request's adapters do is checked on entry, and on exit the weights are what they were."""
+    if manager is None:
+        return nullcontext()
+    plan = plan_of(request, manager)
+    return nullcontext() if plan.weights is None else manager.using(weights_at(plan.weights, 0.0))
 
 
 def _modules(base: Base) -> list[nn.Module]:

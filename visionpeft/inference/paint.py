@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from visionpeft.data.cache import make_folder
-from visionpeft.errors import AdapterError, BaseModelError, OutputError
+from visionpeft.errors import AdapterError, BaseModelError, ConfigError, OutputError
 from visionpeft.inference.recipe import AdapterFile, file_hash, recipe_for, request_of
+from visionpeft.inference.schedule import PartWeights, plain_weight
+from visionpeft.inference.sweep import Axis, varied, varied_sheet
 from visionpeft.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -31,7 +34,8 @@ class Job:
         prompts: at least one; rows of the sheet.
         output: folder of the pictures.
         base: what ``load_base`` takes.
-        adapters: files, each with the weights to try; their combinations and the seeds are the columns of the sheet.
+        adapters: files, each with the weights to try; their combinations and the seeds are the columns of the sheet. A
+            weight is a number, a schedule, or a table of them by component and block.
         seeds: of the initial noise.
         negative: what is not to be seen.
         steps: sampling steps.
@@ -40,12 +44,16 @@ class Job:
         width: in pixels; None is the base's own.
         height: in pixels; None is the base's own.
         batch_size: pictures painted together.
+        compose: how the adapters act together, key of ``visionpeft.inference.turns.COMPOSE``.
+        switch_every: steps of an adapter's turn, for "switch".
+        regions: (adapter's name, picture file): the mask of where it acts.
+        axes: X, Y and Z of a sheet, for one prompt, one weight of each adapter and one seed.
     """
 
     prompts: tuple[str, ...]
     output: Path
     base: str = "visionpeft/emoji-sd"
-    adapters: tuple[tuple[Path, tuple[float, ...]], ...] = ()
+    adapters: tuple[tuple[Path, tuple[PartWeights, ...]], ...] = ()
     seeds: tuple[int, ...] = (0,)
     negative: str = ""
     steps: int = 30
@@ -54,11 +62,15 @@ class Job:
     width: int | None = None
     height: int | None = None
     batch_size: int = 4
+    compose: str = "sum"
+    switch_every: int = 5
+    regions: tuple[tuple[str, Path], ...] = ()
+    axes: tuple[Axis, ...] = ()
 
 
 @dataclass(frozen=True)
 class Painted:
-    """What was written: the pictures in the order prompts × weights × seeds, and the sheet where they are several."""
+    """What was written: the pictures in the order prompts × weights × seeds or Z × Y × X, and the sheet of several."""
 
     pictures: tuple[Path, ...]
     grid: Path | None
@@ -90,12 +102,15 @@ def run_generate(job: Job, *, progress: Progress = SILENT) -> Painted:
     from visionpeft.inference.png import save_png
 
     columns = _columns(job)
-    paths = [job.output / f"{number:04d}.png" for number in range(len(job.prompts) * len(columns))]
+    count = prod(len(axis.values) for axis in job.axes) if job.axes else len(job.prompts) * len(columns)
+    paths = [job.output / f"{number:04d}.png" for number in range(count)]
     _require_free([*paths, job.output / GRID])
     base, manager, files = _load(job.base, [path for path, _ in job.adapters], progress)
     say_cuts(base, [*job.prompts, job.negative], progress)
-    make_folder(job.output)
     requests = [_request(job, prompt, files, *column) for prompt, column in product(job.prompts, columns)]
+    requests = varied(requests[0], job.axes) if job.axes else requests
+    requests = _with_regions(base, requests, job.regions)
+    make_folder(job.output)
     made: dict[int, Image] = {}
     for place, picture in generate_each(base, requests, manager=manager, batch_size=job.batch_size, progress=progress):
         active = _active(files, requests[place])
@@ -155,10 +170,13 @@ def _difference(one: Image, two: Image) -> int | None:
     return max(int(cast("tuple[int, int]", ends)[1]) for ends in extremes)
 
 
-def _columns(job: Job) -> list[tuple[tuple[float, ...], int]]:
+def _columns(job: Job) -> list[tuple[tuple[PartWeights, ...], int]]:
     """All choices of one weight for each adapter, each with every seed."""
     weights = product(*(choices for _, choices in job.adapters))
-    return list(product(weights, job.seeds))
+    columns = list(product(weights, job.seeds))
+    if job.axes and len(job.prompts) * len(columns) > 1:
+        raise ConfigError("where settings vary along axes, give one prompt, one weight for each adapter and one seed.")
+    return columns
 
 
 def _load(
@@ -195,32 +213,65 @@ def _name(path: Path, others: Sequence[AdapterFile]) -> str:
     return name if name not in taken else f"{name}-{len(others) + 1}"
 
 
-def _request(job: Job, prompt: str, files: Sequence[AdapterFile], weights: tuple[float, ...], seed: int) -> Request:
+def _request(
+    job: Job, prompt: str, files: Sequence[AdapterFile], weights: tuple[PartWeights, ...], seed: int
+) -> Request:
     from visionpeft.inference.generate import Request
 
     return Request(
         prompt, job.negative, seed, job.steps, job.guidance, job.sampler, job.width, job.height,
         weights={file.name: weight for file, weight in zip(files, weights, strict=True)},
+        compose=job.compose, switch_every=job.switch_every,
     )  # fmt: skip
 
 
+def _with_regions(base: Base, requests: Sequence[Request], masks: Sequence[tuple[str, Path]]) -> list[Request]:
+    """The requests with masks of the size of their latent, as the recipe holds them: a picture painted again has them.
+
+    Raises:
+        ConfigError: an adapter has two masks, or a mask is not in the picture's proportions.
+        DataError: a file is no picture.
+    """
+    from visionpeft.inference.generate import size_of
+    from visionpeft.inference.region import read_region
+
+    found = {name: read_region(path) for name, path in masks}
+    if len(found) < len(masks):
+        raise ConfigError("an adapter has more than one mask: paint them into one picture.")
+    scale = base.latent_scale_factor
+    sizes = [size_of(base, request) for request in requests]
+    return [
+        replace(request, regions={name: mask.resized(w // scale, h // scale) for name, mask in found.items()})
+        for request, (w, h) in zip(requests, sizes, strict=True)
+    ]
+
+
 def _active(files: Sequence[AdapterFile], request: Request) -> list[AdapterFile]:
-    weights = cast("Mapping[str, float]", request.weights or {})
-    return [AdapterFile(file.name, file.file, file.sha256, weights[file.name]) for file in files]
+    weights = cast("Mapping[str, PartWeights]", request.weights or {})
+    return [AdapterFile(file.name, file.file, file.sha256, plain_weight(weights[file.name])) for file in files]
 
 
-def _sheet(job: Job, columns: Sequence[tuple[tuple[float, ...], int]], pictures: Sequence[Image]) -> Image:
-    """All pictures on one sheet: a row for each prompt, a column for each choice of weights and seed."""
+def _sheet(job: Job, columns: Sequence[tuple[tuple[PartWeights, ...], int]], pictures: Sequence[Image]) -> Image:
+    """All pictures on one sheet: along the axes, or a row a prompt and a column for each choice of weights and seed."""
     from visionpeft.inference.grid import grid
 
+    if job.axes:
+        return varied_sheet(pictures, job.axes, job.prompts[0])
     names = [path.parent.name if path.stem == "adapter" else path.stem for path, _ in job.adapters]
     labels = [
-        ", ".join([*(f"{n} {w:g}" for n, w in zip(names, weights, strict=True)), f"seed {seed}"])
+        ", ".join([*(f"{n} {_shown(w)}" for n, w in zip(names, weights, strict=True)), f"seed {seed}"])
         for weights, seed in columns
     ]
     width = len(columns)
     rows = [pictures[start : start + width] for start in range(0, len(pictures), width)]
     return grid(rows, row_labels=job.prompts, column_labels=labels)
+
+
+def _shown(weight: PartWeights) -> str:
+    plain = plain_weight(weight)
+    if isinstance(plain, dict):
+        return " ".join(f"{part}:{_shown(value)}" for part, value in plain.items())
+    return plain if isinstance(plain, str) else f"{plain:g}"
 
 
 def _found(wanted: Sequence[AdapterFile], paths: Sequence[Path]) -> list[Path]:

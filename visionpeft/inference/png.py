@@ -88,8 +88,22 @@ def _settings(recipe: Mapping[str, Any], adapters: list[dict[str, Any]]) -> dict
         "Model hash": str(base["hash"])[:10] if base.get("hash") else None,
         "Model": base.get("id"),
     }
+    settings |= _blending(recipe)
     hashes = ", ".join(f"{entry['name']}: {str(entry.get('sha256'))[:12]}" for entry in adapters if entry.get("sha256"))
     if hashes:
         settings["Lora hashes"] = f'"{hashes}"'
     settings["Version"] = recipe.get("program")
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def _blending(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """What AUTOMATIC1111 has no words for, quoted as it quotes: schedules, weights of parts, turns, masks."""
+    compose = recipe.get("compose", "sum")
+    turns = f" every {recipe['switch_every']}" if compose == "switch" else ""
+    others = {e["name"]: e["weight"] for e in recipe.get("adapters", ()) if isinstance(e.get("weight"), str | dict)}
+    found = {"Compose": f"{compose}{turns}"} if compose != "sum" else {}
+    if others:
+        found["Adapter weights"] = json.dumps(json.dumps(others, ensure_ascii=False), ensure_ascii=False)
+    if recipe.get("regions"):
+        found["Masked"] = json.dumps(", ".join(recipe["regions"]), ensure_ascii=False)
+    return found

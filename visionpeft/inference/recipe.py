@@ -7,12 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from visionpeft import __version__
 from visionpeft.errors import FileFormatError
 from visionpeft.inference.generate import Request, size_of
+from visionpeft.inference.region import region_from_text
 from visionpeft.models.base import Base
+
+_KINDS: Mapping[str, Any] = {
+    "prompt": str, "negative": str, "seed": int, "steps": int, "guidance": float, "sampler": str, "width": int,
+    "height": int, "compose": str, "switch_every": int,
+}  # fmt: skip
+_BEFORE_BLENDING: dict[str, Any] = {"compose": "sum", "switch_every": 5, "regions": {}}  # older pictures say none of it
 
 
 @dataclass(frozen=True)
@@ -23,13 +30,13 @@ class AdapterFile:
         name: under which it was active.
         file: its file's name, without the folder.
         sha256: of the file's bytes, in hexadecimal.
-        weight: how much it was active.
+        weight: how much it was active: a number, the text of a schedule, or a table of them by part of the model.
     """
 
     name: str
     file: str
     sha256: str
-    weight: float
+    weight: float | str | dict[str, float | str]
 
 
 def file_hash(path: str | Path) -> str:
@@ -47,8 +54,9 @@ def recipe_for(base: Base, request: Request, adapters: Sequence[AdapterFile] = (
         adapters: the active ones.
     """
     width, height = size_of(base, request)
-    asked = {name: value for name, value in asdict(request).items() if name != "weights"}
+    asked = {field.name: getattr(request, field.name) for field in fields(request) if field.name != "weights"}
     return asked | {
+        "regions": {name: region.text() for name, region in request.regions.items()},
         "width": width,
         "height": height,
         "base": {"id": base.id, "hash": base.hash, "family": base.family.name},
@@ -66,12 +74,20 @@ def request_of(recipe: Mapping[str, Any]) -> tuple[Request, list[AdapterFile]]:
     """
     try:
         adapters = [
-            AdapterFile(str(entry["name"]), str(entry["file"]), str(entry["sha256"]), float(entry["weight"]))
+            AdapterFile(str(entry["name"]), str(entry["file"]), str(entry["sha256"]), _weight(entry["weight"]))
             for entry in recipe["adapters"]
         ]
-        kinds: dict[str, Any] = {"prompt": str, "negative": str, "sampler": str, "guidance": float}
-        names = [field.name for field in fields(Request) if field.name != "weights"]
-        values = {name: kinds.get(name, int)(recipe[name]) for name in names}
-    except (KeyError, TypeError, ValueError) as error:
+        whole = {**_BEFORE_BLENDING, **recipe}
+        values = {name: kind(whole[name]) for name, kind in _KINDS.items()}
+        regions = {str(name): region_from_text(text) for name, text in whole["regions"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"the recipe is not whole: {error!r}. Take a picture that this program wrote.") from error
-    return Request(**values, weights={adapter.name: adapter.weight for adapter in adapters}), adapters
+    weights = {adapter.name: adapter.weight for adapter in adapters}
+    return Request(**values, weights=weights, regions=regions), adapters
+
+
+def _weight(value: Any) -> float | str | dict[str, float | str]:
+    if isinstance(value, dict):
+        table = cast("dict[str, Any]", value)
+        return {prefix: weight if isinstance(weight, str) else float(weight) for prefix, weight in table.items()}
+    return value if isinstance(value, str) else float(value)
