@@ -75,7 +75,10 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]):
         (["validate", "nothing.yaml"], "visionpeft: nothing.yaml: there is no such file.\n"),
         (
             ["schema", "dreamboth"],
-            "visionpeft: 'dreamboth' is no task: one of dreambooth, classify, detect. Did you mean 'dreambooth'?\n",
+            (
+                "visionpeft: 'dreamboth' is no task: one of dreambooth, classify, detect, transcribe. "
+                "Did you mean 'dreambooth'?\n"
+            ),
         ),
         (["generate"], "visionpeft: give either --prompt (once or more) or --again PICTURE.\n"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from visionpeft.delivery import RunResult, classification, detection, dreambooth, folds
+from visionpeft.delivery import RunResult, classification, detection, dreambooth, folds, speech
 from visionpeft.progress import SILENT, Progress, RecordingProgress
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ JOBS: dict[str, Job] = {
     "dreambooth": Job(dreambooth.build, dreambooth.deliver),
     "classify": Job(classification.build, classification.deliver, folds.join),
     "detect": Job(detection.build, detection.deliver),
+    "transcribe": Job(speech.build, speech.deliver),
 }
 """A row for every task of ``config.TASKS``."""
 

@@ -1,4 +1,5 @@
-"""The grid of the adapter tests: every method of the table on those of a tiny SD 1.x, SDXL and ViT that take it."""
+"""The grid of the adapter tests: every method of the table on those of a tiny SD 1.x, SDXL, ViT and Whisper that take
+it."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from tests.tiny import tiny_sd1, tiny_sdxl, tiny_vit
+from tests.tiny_speech import SECONDS, new_whisper
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.manager import AdapterManager, Report
 from visionpeft.adapters.methods import METHODS
@@ -73,10 +75,21 @@ def vision() -> Model:
     return Model(manage(model), lambda: model(pixels).logits, {"model": ("attention", "mlp", "conv")})
 
 
+def speech() -> Model:
+    model = new_whisper().eval()
+    features = torch.randn(2, 80, 100 * SECONDS, generator=torch.manual_seed(1))
+    read = torch.randint(200, (2, 5), generator=torch.manual_seed(2))
+    targets = ("attention", "mlp", "conv")
+    return Model(
+        manage(model), lambda: model(input_features=features, decoder_input_ids=read).logits, {"model": targets}
+    )
+
+
 MODELS: dict[str, Callable[[], Model]] = {
     "sd1": lambda: diffusion(tiny_sd1()),
     "sdxl": lambda: diffusion(tiny_sdxl()),
     "vit": vision,
+    "whisper": speech,
 }
 SETTINGS = {
     "lokr": {"rank": 2, "decompose_both": True},
@@ -85,16 +98,19 @@ SETTINGS = {
     "full": {},
     "probe": {"targets": ()},
     "vpt": {"targets": (), "tokens": 3, "deep": True},
+    "prompt": {"targets": (), "tokens": 3},
 }
 LAYERED = sorted(name for name, method in METHODS.items() if method.where == "layers")
 """Methods that change linear layers and convolutions."""
 SCALED = sorted(name for name, method in METHODS.items() if method.where in ("layers", "modules"))
 """Methods that act at any weight."""
+HOME = {"probe": "vit", "vpt": "vit", "prompt": "whisper"}
+"""Where the other methods are at home."""
 every_method = pytest.mark.parametrize("method", sorted(METHODS))
 every_layered_method = pytest.mark.parametrize("method", LAYERED)
 every_case = pytest.mark.parametrize(
     ("method", "kind"),
-    [(method, kind) for method in sorted(METHODS) for kind in sorted(MODELS) if method in SCALED or kind == "vit"],
+    [(method, kind) for method in sorted(METHODS) for kind in sorted(MODELS) if HOME.get(method, kind) == kind],
 )
 every_model = pytest.mark.parametrize("kind", sorted(MODELS))
 

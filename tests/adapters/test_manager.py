@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.adapters.cases import MODELS, base_of, begin, diffusion, every_method, same, spec_for, stir, trained
+from tests.adapters.cases import HOME, MODELS, base_of, begin, diffusion, same, spec_for, stir, trained
 from tests.tiny import tiny_sd1, tiny_sdxl, tiny_vit
 from visionpeft.adapters.archive import Adapter
+from visionpeft.adapters.methods import METHODS
 from visionpeft.adapters.spec import Ia3Spec, LoraSpec, OftSpec
 from visionpeft.errors import AdapterError, BaseModelError, TargetError
 from visionpeft.models.manage import manage
@@ -253,7 +254,7 @@ def test_merging_nothing_is_undone_too(vit):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("autocast", [False, True])
-@every_method
+@pytest.mark.parametrize("method", sorted(name for name in METHODS if HOME.get(name, "vit") == "vit"))
 def test_a_half_base_keeps_float32_masters(vit, method, dtype, autocast):
     begin(method, vit)
     stir(vit.manager, "a", size=0.05)

@@ -177,7 +177,7 @@ def test_an_adapter_without_a_head_is_no_classifier(tmp_path: Path, capsys: pyte
 def test_the_adapter_alone_needs_pictures(done: RunResult, capsys: pytest.CaptureFixture[str]):
     status, _, err = told(capsys, "evaluate", done.adapter)
     assert status == 2
-    assert "is an adapter alone: name its pictures with --data" in err
+    assert "is an adapter alone: name its data with --data" in err
 
 
 def test_the_merged_model_is_exported(done: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

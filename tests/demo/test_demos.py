@@ -15,13 +15,14 @@ from visionpeft.config import TASKS, load_config
 from visionpeft.demo import DEMOS, demo_named
 from visionpeft.demo.scenes import CAMERAS, SUBJECTS, compose, cutout, cutouts, write_boxes, write_classes
 from visionpeft.errors import ConfigError
+from visionpeft.models.base import ASSETS
 from visionpeft.run import JOBS
 
 
 def test_every_task_has_a_job_and_a_demo():
     assert list(TASKS) == list(JOBS) == list(DEMOS)
     with pytest.raises(
-        ConfigError, match=r"'clasify' is no demo: one of dreambooth, classify, detect\. Did you mean 'classify'"
+        ConfigError, match=r"'clasify' is no demo: one of dreambooth, classify, detect, transcribe\. Did you mean"
     ):
         demo_named("clasify")
 
@@ -74,7 +75,19 @@ def test_boxes_are_written_as_coco(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["classify", "detect"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "classify",
+        "detect",
+        pytest.param(
+            "transcribe",
+            marks=pytest.mark.skipif(
+                not (ASSETS / "small-whisper" / "config.json").is_file(), reason="no embedded Whisper in this tree"
+            ),
+        ),
+    ],
+)
 def test_the_short_demo_ends_in_a_report(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     output = tmp_path / "demo"
     assert run(["demo", name, "--short", "--output", str(output), "--json"]) == 0

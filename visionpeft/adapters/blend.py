@@ -236,7 +236,14 @@ def _metadata(adapters: Given, headed: Adapter | None, told: dict[str, str]) -> 
         base=first.base,
         base_hash=next((a.metadata.base_hash for a, _ in adapters.values() if a.metadata.base_hash), ""),
         trigger_words=tuple(words),
-        heads=dict(headed.metadata.heads) if headed else {},
+        heads=dict(headed.metadata.heads) if headed else _told_alike(adapters),
         head_modules=dict(headed.metadata.head_modules) if headed else {},
         extra=told,
     )
+
+
+def _told_alike(adapters: Given) -> dict[str, Any]:
+    """What adapters without heads tell of their training, as the language of speech, where all that do say the same."""
+    told = [one.metadata.heads for one, _ in adapters.values() if one.metadata.heads and not one.metadata.head_modules]
+    first = told[0] if told else {}
+    return {key: value for key, value in first.items() if all(one.get(key) == value for one in told)}

@@ -23,9 +23,10 @@ from visionpeft.adapters.fit import (
 from visionpeft.adapters.full import owners, shifts
 from visionpeft.adapters.heads import Head, rebuilt, tensors_of
 from visionpeft.adapters.methods import branch_of, method_of, new_branch
+from visionpeft.adapters.prompt import decoder_prompt
 from visionpeft.adapters.resolve import Family
 from visionpeft.adapters.slots import Part
-from visionpeft.adapters.spec import AdapterSpec, FullSpec, VptSpec
+from visionpeft.adapters.spec import AdapterSpec, FullSpec, PromptSpec, VptSpec
 from visionpeft.adapters.tree import ModelTree
 from visionpeft.adapters.vpt import prompts_of, width_of
 from visionpeft.errors import AdapterError, did_you_mean
@@ -78,6 +79,8 @@ def _parts(
         return _shifts(tree, family, component, cast("FullSpec", spec), heads, given)
     if where == "tokens":
         return _prompts(tree, family, component, cast("VptSpec", spec), given)
+    if where == "decoder":
+        return _decoder_prompts(tree, family, component, cast("PromptSpec", spec), given)
     if where == "layers":
         return _branches(tree, family, component, spec, heads, given)
     if given is not None:
@@ -151,6 +154,23 @@ def _prompts(tree: ModelTree, family: Family, component: str, spec: VptSpec, giv
         check_exactly(place, found[place], {"prompts": (spec.tokens, width_of(place, layers[path]))})
     values = {place: parts["prompts"] for place, parts in found.items()}
     return dict(prompts_of(component, spec, layers, prefix, values))
+
+
+def _decoder_prompts(tree: ModelTree, family: Family, component: str, spec: PromptSpec, given: Adapter | None) -> Parts:
+    path = family.decoder(component)
+    if not path:
+        raise AdapterError(
+            f"The method 'prompt' puts vectors in front of what a decoder of text reads, and '{component}' of the"
+            f" family '{family.name}' has none; use vpt or lora."
+        )
+    place = f"{component}.{path}"
+    decoder = tree.base(place)
+    if given is None:
+        return {place: decoder_prompt(spec, decoder, None)}
+    found = read_parts(given, component, [place], [f"{component}.{other}" for other in tree.modules(component)])
+    width = int(cast("Any", decoder).get_input_embeddings().weight.shape[1])
+    check_exactly(place, found[place], {"prompts": (spec.tokens, width)})
+    return {place: decoder_prompt(spec, decoder, found[place]["prompts"])}
 
 
 def head_values(tree: ModelTree, heads: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from visionpeft.adapters.algebra import delta, modules
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
-from visionpeft.adapters.layers import Branch
+from visionpeft.adapters.layers import Branch, Convolution
 from visionpeft.adapters.methods import PRINCIPAL, method_of
 from visionpeft.adapters.slots import Part
 from visionpeft.adapters.spec import (
@@ -68,11 +68,11 @@ def captured_spec(spec: AdapterSpec) -> AdapterSpec:
 def with_kernels(spec: AdapterSpec, layers: Mapping[str, nn.Module]) -> AdapterSpec:
     """The spec, with what its method keeps of the adapted modules: kernels of convolutions, what is no layer at all."""
     if isinstance(spec, FullSpec):
-        odd = tuple(path for path, layer in layers.items() if not isinstance(layer, nn.Linear | nn.Conv2d))
+        odd = tuple(path for path, layer in layers.items() if not isinstance(layer, nn.Linear | Convolution))
         return spec.model_copy(update={"others": odd})
     if not isinstance(spec, FlatSpec):
         return spec
-    found = {path: layer_shape(layer)[2:] for path, layer in layers.items() if isinstance(layer, nn.Conv2d)}
+    found = {path: layer_shape(layer)[2:] for path, layer in layers.items() if isinstance(layer, Convolution)}
     return spec.model_copy(update={"kernels": found})
 
 
@@ -163,7 +163,7 @@ def _factors_fit(spec: AdapterSpec, path: str, shapes: Mapping[str, tuple[int, .
 
 def layer_shape(layer: nn.Module) -> tuple[int, ...]:
     """The shape of a layer's weight, quantized or not."""
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, Convolution):
         return (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
     if isinstance(layer, nn.Linear):
         return (layer.out_features, layer.in_features)

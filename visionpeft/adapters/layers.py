@@ -21,6 +21,9 @@ from visionpeft.adapters.joined import low_rank_linear
 from visionpeft.adapters.slots import SLOT, Active, Part, Slot, attribute
 from visionpeft.adapters.spec import DropoutSpec, LoraSpec, Spec, scale_of
 
+Convolution = nn.Conv1d | nn.Conv2d
+"""The convolutions that can be adapted."""
+
 
 class Live(Protocol):
     """δ(x) of a method: what a branch adds to the base layer's output."""
@@ -221,9 +224,13 @@ def joined_output(base: nn.Module, branch: nn.Module, weight: float, x: Tensor) 
 
 def apply_weight(base: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     """Do what the base layer does, with another weight and without bias."""
-    if isinstance(base, nn.Conv2d):
-        return F.conv2d(x, weight, None, base.stride, base.padding, base.dilation, base.groups)  # pyright: ignore[reportArgumentType]
+    if isinstance(base, Convolution):
+        convolve: Any = F.conv2d if isinstance(base, nn.Conv2d) else F.conv1d
+        return convolve(x, weight, None, base.stride, base.padding, base.dilation, base.groups)
     return F.linear(x, weight)
+
+
+_BY_DIMENSIONS: dict[int, Any] = {2: F.linear, 3: F.conv1d, 4: F.conv2d}
 
 
 def lora_live(branch: Branch, x: Tensor, out: Tensor) -> Tensor:
@@ -232,7 +239,7 @@ def lora_live(branch: Branch, x: Tensor, out: Tensor) -> Tensor:
     parts = branch.whole
     hidden = apply_weight(branch.base, x, parts["lora_A.weight"])
     up = parts["lora_B.weight"]
-    return branch.scale * (F.conv2d(hidden, up) if up.ndim == 4 else F.linear(hidden, up))
+    return branch.scale * _BY_DIMENSIONS[up.ndim](hidden, up)
 
 
 def dora_live(branch: Branch, x: Tensor, out: Tensor) -> Tensor:
@@ -241,9 +248,9 @@ def dora_live(branch: Branch, x: Tensor, out: Tensor) -> Tensor:
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         low = delta(_PLAIN, branch.parts, weight)
         norm = (weight.float() + branch.scale * low).flatten(1).norm(dim=1)
-    ratio = _channels(branch.parts["lora_magnitude_vector"].flatten() / norm, out)
+    ratio = _channels(branch.parts["lora_magnitude_vector"].flatten() / norm, weight)
     bias: Tensor | None = branch.base.bias  # pyright: ignore[reportAssignmentType]
-    plain = out if bias is None else out - _channels(bias, out)
+    plain = out if bias is None else out - _channels(bias, weight)
     return (ratio - 1) * plain + ratio * lora_live(branch, x, out)
 
 
@@ -259,14 +266,15 @@ def dense_live(branch: Branch, x: Tensor, out: Tensor) -> Tensor:
 def ia3_live(branch: Branch, x: Tensor, out: Tensor) -> Tensor:
     """``(l − 1) ∘ y``, or ``W ((l − 1) ∘ x)`` where inputs are scaled."""
     vector = branch.parts["ia3_l"]
-    if not scales_input(vector):
-        return _channels(vector.flatten() - 1, out) * out
     weight: Tensor = branch.base.weight  # pyright: ignore[reportAssignmentType]
+    if not scales_input(vector):
+        return _channels(vector.flatten() - 1, weight) * out
     return F.linear(x * (ia3_factor(vector, 2) - 1).to(x.dtype), weight.to(x.dtype))
 
 
 _PLAIN = LoraSpec(rank=1)  # a scale of 1
 
 
-def _channels(values: Tensor, out: Tensor) -> Tensor:
-    return values.reshape(-1, 1, 1) if out.ndim == 4 else values
+def _channels(values: Tensor, weight: Tensor) -> Tensor:
+    """Values by output, in the shape in which they meet the output of a layer with this weight."""
+    return values.reshape(-1, *[1] * (weight.ndim - 2))

@@ -10,7 +10,7 @@ import torch
 from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, PeftConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from visionpeft.adapters.layers import Branch, Live, dense_live, dora_live, ia3_live, lora_live
+from visionpeft.adapters.layers import Branch, Convolution, Live, dense_live, dora_live, ia3_live, lora_live
 from visionpeft.adapters.spec import (
     DoraSpec,
     FullSpec,
@@ -20,6 +20,7 @@ from visionpeft.adapters.spec import (
     LoraSpec,
     OftSpec,
     ProbeSpec,
+    PromptSpec,
     RankSpec,
     RsLoraSpec,
     Spec,
@@ -43,7 +44,8 @@ class Method:
         config: (spec, rank, layer) -> peft's configuration for one layer; None for methods that peft does not have.
         live: what a branch adds to its layer's output; None for methods that add nothing to single layers.
         parameters: the names that its tensors may have.
-        where: it acts on linear layers and convolutions, on all modules with parameters, on tokens, or nowhere.
+        where: it acts on linear layers and convolutions, on all modules with parameters, on tokens, on those
+            that a decoder of text reads, or nowhere.
         starts_as_base: a new adapter changes no output yet.
         low_rank: ΔW has exact low-rank factors without the base: blends and becomes LoRA as it is.
         needs_base: ΔW is a function of the base weight; a quantized base is refused.
@@ -55,7 +57,7 @@ class Method:
     config: Callable[[Any, int, nn.Module], PeftConfig] | None
     live: Live | None
     parameters: tuple[str, ...]
-    where: Literal["layers", "modules", "tokens", "nowhere"] = "layers"
+    where: Literal["layers", "modules", "tokens", "decoder", "nowhere"] = "layers"
     starts_as_base: bool = True
     low_rank: bool = True
     needs_base: bool = False
@@ -113,6 +115,7 @@ METHODS: dict[str, Method] = {
         Method("full", FullSpec, None, None, ("weight.diff", "bias.diff"), "modules", low_rank=False, scales_bias=True),
         Method("probe", ProbeSpec, None, None, (), "nowhere", low_rank=False),
         Method("vpt", VptSpec, None, None, ("prompts",), "tokens", starts_as_base=False, low_rank=False),
+        Method("prompt", PromptSpec, None, None, ("prompts",), "decoder", starts_as_base=False, low_rank=False),
     )
 }
 
@@ -177,7 +180,7 @@ def _branch(
 
 
 def _check(method: Method, path: str, layer: nn.Module) -> None:
-    if isinstance(layer, nn.Conv2d) and (layer.groups != 1 or layer.padding_mode != "zeros"):
+    if isinstance(layer, Convolution) and (layer.groups != 1 or layer.padding_mode != "zeros"):
         raise AdapterError(
             f"'{path}': grouped convolutions and paddings other than zeros cannot be adapted; leave it out."
         )
@@ -192,7 +195,7 @@ def _check(method: Method, path: str, layer: nn.Module) -> None:
 
 def _first_values(method: Method, spec: Spec, path: str, layer: nn.Module) -> dict[str, Tensor]:
     holder = nn.Module()
-    holder.add_module(_LAYER, _stand_in(layer))
+    holder.add_module(_LAYER, _stand_in(spec, layer))
     rank = rank_of(spec, path) if isinstance(spec, RankSpec) else 1
     config = cast("Callable[[Spec, int, nn.Module], PeftConfig]", method.config)(spec, rank, layer)
     try:
@@ -200,7 +203,10 @@ def _first_values(method: Method, spec: Spec, path: str, layer: nn.Module) -> di
     except (ValueError, TypeError, NotImplementedError) as error:
         raise AdapterError(f"'{path}': {method.name} cannot be made there: {error}") from error
     found = holder.get_submodule(_LAYER).named_parameters()
-    return {_name(name): part.detach() for name, part in found if not name.startswith("base_layer.")}
+    parts = {_name(name): part.detach() for name, part in found if not name.startswith("base_layer.")}
+    if isinstance(layer, nn.Conv1d):
+        return {name: part.squeeze(-1) if part.ndim == 4 else part for name, part in parts.items()}
+    return parts
 
 
 def _name(name: str) -> str:
@@ -208,12 +214,17 @@ def _name(name: str) -> str:
     return "lora_magnitude_vector" if plain == "lora_magnitude_vector.weight" else plain
 
 
-def _stand_in(layer: nn.Module) -> nn.Module:
+def _stand_in(spec: Spec, layer: nn.Module) -> nn.Module:
     # on the CPU and without values: the same first values on any device, and no copy of a large weight
     if isinstance(layer, nn.Conv2d):
         return nn.utils.skip_init(
             nn.Conv2d, layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, bias=False
         )
+    if isinstance(layer, nn.Conv1d):  # not all of peft's methods take one, and its OFT takes kernels to be square
+        size = layer.kernel_size[0]
+        if isinstance(spec, OftSpec):
+            return nn.utils.skip_init(nn.Linear, layer.in_channels * size, layer.out_channels, bias=False)
+        return nn.utils.skip_init(nn.Conv2d, layer.in_channels, layer.out_channels, (size, 1), bias=False)
     linear = cast("nn.Linear", layer)
     return nn.utils.skip_init(nn.Linear, linear.in_features, linear.out_features, bias=False)
 

@@ -36,6 +36,10 @@ class Family(Protocol):
         """How many tokens stand before the picture's."""
         ...
 
+    def decoder(self, component: str) -> str:
+        """The canonical path of the decoder of text, or nothing where there is none."""
+        ...
+
     def fixed(self, component: str, parameter: str) -> bool:
         """Whether a parameter, by canonical path, never trains."""
         ...

@@ -90,10 +90,11 @@ class FlatSpec(RankSpec):
     """A method whose tensors see a convolution as [out, in·kh·kw].
 
     Attributes:
-        kernels: (kh, kw) of the convolutions among the targets, by canonical path; filled in when it meets its model.
+        kernels: (kh, kw), or (k,), of the convolutions among the targets, by canonical path; filled in when it meets
+            its model.
     """
 
-    kernels: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    kernels: dict[str, tuple[int] | tuple[int, int]] = Field(default_factory=dict)
 
 
 class LohaSpec(FlatSpec):
@@ -199,8 +200,32 @@ class VptSpec(PlacedSpec, DropoutSpec):
     deep: bool = False
 
 
+class PromptSpec(PlacedSpec, DropoutSpec):
+    """Prompt tuning: trained vectors in front of what a decoder of text reads (Lester et al. 2021, arXiv:2104.08691).
+
+    They take positions of the decoder from the text, and have no strength between "there" and "not there".
+
+    Attributes:
+        tokens: how many.
+        dropout: probability in [0, 1) that a value of theirs is zeroed while training.
+    """
+
+    method: Literal["prompt"] = "prompt"
+    tokens: int = Field(default=16, ge=1, le=4096)
+
+
 AdapterSpec = Annotated[
-    LoraSpec | RsLoraSpec | DoraSpec | LohaSpec | LokrSpec | OftSpec | Ia3Spec | FullSpec | ProbeSpec | VptSpec,
+    LoraSpec
+    | RsLoraSpec
+    | DoraSpec
+    | LohaSpec
+    | LokrSpec
+    | OftSpec
+    | Ia3Spec
+    | FullSpec
+    | ProbeSpec
+    | VptSpec
+    | PromptSpec,
     Field(discriminator="method"),
 ]
 _READER: TypeAdapter[AdapterSpec] = TypeAdapter(AdapterSpec)

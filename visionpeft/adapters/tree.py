@@ -8,6 +8,7 @@ from torch import nn
 
 from visionpeft.adapters.heads import HeadSlot
 from visionpeft.adapters.layers import AdaptedLayer, is_batch_norm
+from visionpeft.adapters.prompt import PromptedDecoder
 from visionpeft.adapters.resolve import Family
 from visionpeft.adapters.slots import Part, Slot, plain
 from visionpeft.adapters.vpt import PromptedLayer
@@ -138,7 +139,7 @@ class ModelTree:
     def refuse_prompts(self) -> None:
         """Raise AdapterError where prompts act, which no weight can hold."""
         for place, chain in self._chains.items():
-            slot = chain.get(PromptedLayer)
+            slot = chain.get(PromptedLayer) or chain.get(PromptedDecoder)
             if slot is not None and slot.active:
                 raise AdapterError(
                     f"Adapter '{slot.active[0][0]}' puts prompts in front of '{place}', which no weight can hold: run"

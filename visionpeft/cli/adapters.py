@@ -24,14 +24,18 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            help="kohya (ComfyUI, AUTOMATIC1111, Forge, InvokeAI), lycoris, diffusers, peft or native; onnx: the "
-            "merged classifier or detector."
+            help="kohya (ComfyUI, AUTOMATIC1111, Forge, InvokeAI), lycoris, diffusers, peft (a folder) or native; onnx:"
+            " the merged classifier or detector; transformers, ctranslate2: the merged speech model."
         ),
     ] = "kohya",
     output: Annotated[Path | None, typer.Option(help="File to write; default: FILE's name with the format.")] = None,
     base: Annotated[str | None, typer.Option(help="The base model; DoRA, OFT and (IA)3 need it.")] = None,
     dtype: Annotated[
-        str, typer.Option(help="float16, bfloat16 or float32; the native file keeps its own, ONNX is float32.")
+        str,
+        typer.Option(
+            help="float16, bfloat16 or float32; CTranslate2 also int8, …; the native file keeps its own, ONNX is"
+            " float32."
+        ),
     ] = "float16",
     program: Annotated[
         list[str] | None, typer.Option("--for", help="A program that must read it whole: else nothing is written.")
@@ -43,6 +47,10 @@ def export(
     """Write an adapter for other programs, read it back by each program's rules, and prove that it applies."""
     if format == "onnx":
         _export_onnx(file, output, base, json=json)
+        return
+    if format in ("peft", "transformers", "ctranslate2"):
+        target = output or file.with_name(f"{file.name.removesuffix('.safetensors')}.{format}")
+        _export_folder(file, target, format, base, dtype, overwrite=overwrite, json=json)
         return
     from visionpeft.files import read
     from visionpeft.files.change import write
@@ -66,6 +74,33 @@ def _export_onnx(file: Path, output: Path | None, base: str | None, *, json: boo
     else:
         rows({"written": here(proof.path)})
         typer.echo(str(proof))
+
+
+def _export_folder(
+    file: Path, target: Path, format: str, base: str | None, dtype: str, *, overwrite: bool, json: bool
+) -> None:
+    """Write a folder: peft's with its proof, or a merged speech model."""
+    from visionpeft.inference.take_away import check_speech, export_peft, export_speech
+    from visionpeft.progress import TerminalProgress
+
+    if format == "peft":
+        proof = export_peft(file, target, base=base, dtype=dtype, overwrite=overwrite)
+        if json:
+            as_json({"folder": proof.path, "format": format, "proof": proof})
+        else:
+            rows({"written": here(proof.path)})
+            typer.echo(str(proof))
+        if not proof.ok:
+            raise typer.Exit(1)
+        return
+    check_speech(file)
+    folder = export_speech(
+        [(file, 1.0)], target, format, base=base, dtype=dtype, overwrite=overwrite, progress=TerminalProgress()
+    )
+    if json:
+        as_json({"folder": folder, "format": format})
+    else:
+        rows({"written": here(folder)})
 
 
 def blend(

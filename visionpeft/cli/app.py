@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from visionpeft import __version__
-from visionpeft.cli import adapters, change, machine, pictures, runs, vision
+from visionpeft.cli import adapters, change, machine, pictures, runs, speech, vision
 from visionpeft.errors import VisionPeftError
 
 DEBUG = "VISIONPEFT_DEBUG"
@@ -26,7 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS = (
-    *runs.COMMANDS, *pictures.COMMANDS, *vision.COMMANDS, *adapters.COMMANDS, *change.COMMANDS, *machine.COMMANDS,
+    *runs.COMMANDS, *pictures.COMMANDS, *vision.COMMANDS, *speech.COMMANDS, *adapters.COMMANDS, *change.COMMANDS,
+    *machine.COMMANDS,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(command.name, short_help=command.summary, epilog=f"\b\nExample:\n  {command.example}")(command.function)

@@ -20,7 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 def demo(
-    what: Annotated[str, typer.Argument(help="dreambooth, classify or detect.")] = "dreambooth",
+    what: Annotated[str, typer.Argument(help="dreambooth, classify, detect or transcribe.")] = "dreambooth",
     output: Annotated[Path, typer.Option(help="Where the run is written; it must not exist yet.")] = Path("demo"),
     short: Annotated[bool, typer.Option("--short", help="A few steps only, to see that everything works.")] = False,
     json: Json = False,
@@ -28,6 +28,7 @@ def demo(
     """Teach an embedded model something it has never seen, without a network, and show the report.
 
     dreambooth: a subject, from five pictures. classify: which of five subjects is on a picture. detect: where they are.
+    transcribe: how a speaker says digits.
     """
     from visionpeft.demo import demo_named
     from visionpeft.progress import TerminalProgress

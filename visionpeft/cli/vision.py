@@ -27,7 +27,7 @@ def evaluate(
     base: Annotated[str | None, typer.Option(help="Where the base is, if not where the adapter says.")] = None,
     json: Json = False,
 ) -> None:
-    """Measure a classifier or a detector on labelled pictures, and write the report as a page and as JSON."""
+    """Measure a classifier, a detector or a speech model, and write the report as a page and as JSON."""
     from visionpeft.delivery.evaluation import Evaluation, run_evaluation
     from visionpeft.progress import TerminalProgress
 
@@ -76,7 +76,7 @@ COMMANDS = (
     Command(
         "evaluate",
         evaluate,
-        "Measure a classifier or a detector, with a report.",
+        "Measure a classifier, a detector or a speech model.",
         "visionpeft evaluate runs/cells --output evaluation",
     ),
     Command(

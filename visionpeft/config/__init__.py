@@ -10,3 +10,4 @@ from visionpeft.config.run import ClassifyRun as ClassifyRun
 from visionpeft.config.run import DetectRun as DetectRun
 from visionpeft.config.run import DreamBoothRun as DreamBoothRun
 from visionpeft.config.run import RunConfig as RunConfig
+from visionpeft.config.run import TranscribeRun as TranscribeRun

@@ -12,10 +12,13 @@ from visionpeft.adapters.spec import AdapterSpec, LoraSpec
 from visionpeft.evaluation.classification.settings import ReportConfig
 from visionpeft.evaluation.detection.figures import DetectionReportConfig
 from visionpeft.evaluation.settings import ScoreConfig
+from visionpeft.evaluation.speech.figures import SpeechReportConfig
 from visionpeft.tasks.classification_settings import ClassifyData, ClassWeights, CrossEntropyLoss, LossConfig, Metric
 from visionpeft.tasks.detection_settings import DetectData
 from visionpeft.tasks.detection_settings import Metric as DetectionMetric
 from visionpeft.tasks.dreambooth_settings import DreamBoothData, PreviewConfig
+from visionpeft.tasks.speech_settings import Metric as SpeechMetric
+from visionpeft.tasks.speech_settings import TranscribeData
 from visionpeft.training.settings import TrainConfig
 
 
@@ -151,6 +154,40 @@ class DetectRun(RunConfig, frozen=True, extra="forbid"):
         return with_evaluations(values, 200)
 
 
+class TranscribeRun(RunConfig, frozen=True, extra="forbid"):
+    """A Whisper that writes down the speech of a place or a trade, with its report."""
+
+    task: Literal["transcribe"] = Field(description="What is learned: transcribe.")
+    base: str = Field(
+        default="visionpeft/small-whisper",
+        min_length=1,
+        description="An embedded base, a hub id or a folder of a Whisper of transformers.",
+    )
+    scratch: bool = Field(default=False, description="Begin with random weights: what the base itself is worth.")
+    int8: bool = Field(
+        default=False, description="Keep the base's linear layers as 8-bit integers while training: less memory."
+    )
+    language: str | None = Field(
+        default=None, description="Of the speech, as Whisper's code of it: en, mr, …; null for English-only bases."
+    )
+    translate: bool = Field(default=False, description="The texts are English translations of the speech.")
+    timestamps: bool = Field(default=False, description="Learn to write when segments begin and end.")
+    data: TranscribeData = Field(description="The speech with its text, how it is split and varied.")
+    metric: SpeechMetric = Field(default="word_accuracy", description="What chooses the best step, on validation.")
+    validate_most: int = Field(
+        default=200, ge=1, description="Utterances that are written down at each evaluation, at most."
+    )
+    report: SpeechReportConfig = Field(
+        default=SpeechReportConfig(), description="What is measured at the end, and how."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _evaluate(cls, values: Any) -> Any:
+        """Evaluate every 200 steps where nothing else is set."""
+        return with_evaluations(values, 200)
+
+
 def with_evaluations(values: Any, every: int) -> Any:
     """Return a run's values with ``train.evaluate_every`` where that is not set."""
     if not isinstance(values, Mapping):
@@ -161,5 +198,10 @@ def with_evaluations(values: Any, every: int) -> Any:
     return {**values, "train": {**train, "evaluate_every": every}}
 
 
-TASKS: dict[str, type[RunConfig]] = {"dreambooth": DreamBoothRun, "classify": ClassifyRun, "detect": DetectRun}
+TASKS: dict[str, type[RunConfig]] = {
+    "dreambooth": DreamBoothRun,
+    "classify": ClassifyRun,
+    "detect": DetectRun,
+    "transcribe": TranscribeRun,
+}
 """A new task is one row here, its settings class, and its file in tasks/."""

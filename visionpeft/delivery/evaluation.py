@@ -1,4 +1,4 @@
-"""Measuring a finished classifier or detector again: on its own data, or on other data."""
+"""Measuring a finished model again: on its own data, or on other data."""
 
 from __future__ import annotations
 
@@ -68,8 +68,19 @@ def run_evaluation(job: Evaluation, *, progress: Progress = SILENT) -> RunResult
         raise OutputError(f"{job.output} exists: nothing is written over. Name another folder with --output.")
     adapter, settings = _found(job)
     recorded = RecordingProgress(progress)
+    if _hears(adapter):
+        from visionpeft.delivery import speech_evaluation
+
+        return speech_evaluation.measure(job, settings, adapter, recorded)
     model = open_model(adapter, job.base, recorded)
     return _measures()[model.about.task](job, model, settings, adapter, recorded)
+
+
+def _hears(adapter: Path) -> bool:
+    """Whether an adapter is of a speech model: its heads tell what it was trained to write."""
+    from visionpeft.adapters.archive import Adapter
+
+    return Adapter.load(adapter).metadata.heads.get("task") in ("transcribe", "translate")
 
 
 def _measures() -> dict[str, Callable[[Evaluation, Any, Any, Path, RecordingProgress], RunResult]]:
@@ -85,9 +96,7 @@ def _found(job: Evaluation) -> tuple[Path, RunConfig | None]:
 
     if job.what.is_file():
         if job.data is None:
-            raise ConfigError(
-                f"{job.what} is an adapter alone: name its pictures with --data, or give the run's folder."
-            )
+            raise ConfigError(f"{job.what} is an adapter alone: name its data with --data, or give the run's folder.")
         return job.what, None
     adapter, config = job.what / ADAPTER, job.what / CONFIG
     if not adapter.is_file():

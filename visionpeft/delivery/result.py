@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from visionpeft.adapters.archive import Adapter
     from visionpeft.inference.about import About
+    from visionpeft.models.speech import SpeechBase
     from visionpeft.models.vision import VisionBase
     from visionpeft.training.record import FitResult
 
@@ -65,8 +66,8 @@ class RunFacts:
     part: str = "test"
 
 
-def run_facts(run: RunFacts, base: VisionBase, progress: RecordingProgress) -> dict[str, Any]:
-    """Return the fields that ``RunAbout`` and ``DetectionAbout`` share."""
+def run_facts(run: RunFacts, base: VisionBase | SpeechBase, progress: RecordingProgress) -> dict[str, Any]:
+    """Return the fields that ``RunAbout``, ``DetectionAbout`` and ``SpeechRunAbout`` share."""
     from visionpeft.compute.memory import peak_memory
     from visionpeft.config import dump
 

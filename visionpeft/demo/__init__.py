@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from visionpeft.demo import classify, detect, dreambooth
+from visionpeft.demo import classify, detect, dreambooth, transcribe
 from visionpeft.demo.dreambooth import demo as demo
 from visionpeft.demo.dreambooth import demo_settings as demo_settings
 from visionpeft.errors import ConfigError, did_you_mean
@@ -32,7 +32,12 @@ class Demo(Protocol):
         ...
 
 
-DEMOS: dict[str, Demo] = {"dreambooth": dreambooth.demo, "classify": classify.demo, "detect": detect.demo}
+DEMOS: dict[str, Demo] = {
+    "dreambooth": dreambooth.demo,
+    "classify": classify.demo,
+    "detect": detect.demo,
+    "transcribe": transcribe.demo,
+}
 """One for every task."""
 
 

@@ -132,16 +132,16 @@ def spell_seconds(seconds: float) -> str:
 
 
 CAUTIONS = {
-    "train": "they are the pictures that it learned from",
+    "train": "they are the {things} that it learned from",
     "validation": "the best step and the thresholds were chosen on them",
     "all": "it learned from some of them",
 }
-"""Which part of a run's pictures was measured -> why its figures are better than those of new pictures."""
+"""Which part of a run's data was measured -> why its figures are better than those of new data."""
 
 
-def caution(part: str) -> str:
-    """Return a sentence about figures that are not of test pictures; "" for those."""
-    return f" These figures are too good: {CAUTIONS[part]}." if part in CAUTIONS else ""
+def caution(part: str, things: str = "pictures") -> str:
+    """Return a sentence about figures that are not of test pictures (or other ``things``); "" for those."""
+    return f" These figures are too good: {CAUTIONS[part].format(things=things)}." if part in CAUTIONS else ""
 
 
 def spell_figure(value: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from visionpeft import safefile
 from visionpeft.adapters.archive import HEADER, Adapter
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from visionpeft.models.base import Base
 
-__all__ = ["FORMATS", "ProgramProof", "Proof", "check_target", "export", "inspect", "prove", "read"]
+PEFT = "peft"
+"""The format that is a folder."""
+
+__all__ = ["FORMATS", "PEFT", "ProgramProof", "Proof", "check_target", "export", "inspect", "prove", "read"]
 
 
 def export(
@@ -41,8 +44,8 @@ def export(
 
     Args:
         adapter: what is written.
-        path: the file; it ends in ".safetensors".
-        format: a name of ``FORMATS``: "native", "kohya", "lycoris" or "diffusers".
+        path: the file; it ends in ".safetensors". The folder, for "peft".
+        format: a name of ``FORMATS``: "native", "kohya", "lycoris" or "diffusers"; or "peft", a folder.
         base: the base model, or its weights by "component.path": shapes are then checked strictly.
         dtype: "float16", "bfloat16" or "float32"; the native file keeps its own.
         metadata: ModelSpec entries ("description", "author", "date", …); the same input gives the same bytes.
@@ -53,6 +56,8 @@ def export(
         FileFormatError: an unknown format, dtype or ModelSpec entry, or values that the dtype cannot hold.
         OutputError: the file exists or cannot be written; nothing is left behind.
     """
+    if format == PEFT:
+        return _write_folder(adapter, Path(path), base, dtype, metadata, overwrite=overwrite)
     path, chosen = _writable(Path(path), overwrite=overwrite), _format(format)
     if chosen.write is None:
         return adapter.save(path)
@@ -70,7 +75,7 @@ def read(path: str | Path, base: Base | Mapping[str, Tensor] | None = None) -> A
 
     Args:
         path: a safetensors file of this program, kohya's trainers, LyCORIS, diffusers (old and new), peft,
-            cloneofsimo's, or of Flux and SD 3 in any of these.
+            cloneofsimo's, or of Flux and SD 3 in any of these; or a folder of peft's.
         base: the base model, or its weights by "component.path": what is a function of them (OFT, BOFT, (IA)³, DoRA by
             input) is read with it, as whole differences.
 
@@ -79,6 +84,10 @@ def read(path: str | Path, base: Base | Mapping[str, Tensor] | None = None) -> A
             names the file and what was seen.
     """
     path = Path(path)
+    if path.is_dir() or (path.name == "adapter_model.safetensors" and (path.parent / "adapter_config.json").is_file()):
+        from visionpeft.files.peft_folder import read_peft  # the scale stands in the folder's adapter_config.json
+
+        return read_peft(path if path.is_dir() else path.parent, base)
     header = safefile.read_header(path)
     if HEADER in header.metadata:
         return Adapter.load(path)
@@ -126,9 +135,20 @@ def check_target(proof: Proof, target: str, *, anyway: bool = False) -> ProgramP
     return found
 
 
+def _write_folder(
+    adapter: Adapter, path: Path, base: Any, dtype: str, metadata: Mapping[str, str] | None, *, overwrite: bool
+) -> Path:
+    from visionpeft.files.peft_folder import write_peft
+
+    if metadata:
+        raise FileFormatError(f"a peft folder has no ModelSpec entries, such as '{next(iter(metadata))}'")
+    return write_peft(adapter, path, base=base, dtype=dtype, overwrite=overwrite)
+
+
 def _format(name: str) -> Format:
     if name not in FORMATS:
-        raise FileFormatError(f"unknown format '{name}': one of {', '.join(FORMATS)}.{did_you_mean(name, FORMATS)}")
+        known = (*FORMATS, PEFT)
+        raise FileFormatError(f"unknown format '{name}': one of {', '.join(known)}.{did_you_mean(name, known)}")
     return FORMATS[name]
 
 

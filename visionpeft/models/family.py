@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from visionpeft.adapters.archive import Adapter
+from visionpeft.adapters.layers import Convolution
 from visionpeft.adapters.spec import Targets
 from visionpeft.errors import BaseModelError, TargetError, did_you_mean
 from visionpeft.models.divide import Divided, divided
@@ -36,6 +37,7 @@ class Targeting:
         token_layers: a regular expression of the canonical paths of the encoder's layers, which pass tokens on.
         prefix_tokens: module -> how many tokens (class token, registers) stand before those of the patches.
         fixed: a regular expression of parameters ("decoder.up") that never train.
+        decoder: the canonical path of the decoder of text, where there is one.
     """
 
     semantic: Mapping[str, str]
@@ -46,6 +48,7 @@ class Targeting:
     token_layers: str = r"(?!)"  # noqa: S105
     prefix_tokens: Callable[[nn.Module], int] = lambda _: 1
     fixed: str = r"(?!)"
+    decoder: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Family:
     def layers(self, component: str, module: nn.Module) -> dict[str, str]:
         """Canonical path -> actual path of every linear layer and convolution, in the module's order."""
         renames = self.components[component].actual(module)
-        actual = [path for path, child in module.named_modules() if isinstance(child, nn.Linear | nn.Conv2d)]
+        actual = [path for path, child in module.named_modules() if isinstance(child, nn.Linear | Convolution)]
         return {self.canonical(component, renamed(path, renames)): path for path in actual}
 
     def canonical(self, component: str, name: str) -> str:
@@ -120,6 +123,10 @@ class Family:
     def prefix_tokens(self, component: str, module: nn.Module) -> int:
         """How many tokens stand before the picture's."""
         return self.components[component].prefix_tokens(module)
+
+    def decoder(self, component: str) -> str:
+        """The canonical path of the decoder of text, or nothing where there is none."""
+        return self.components[component].decoder
 
     def fixed(self, component: str, parameter: str) -> bool:
         """Whether a parameter, by canonical path, never trains."""
@@ -169,7 +176,7 @@ class Family:
 
 
 def _adaptable(layer: nn.Module) -> bool:
-    plain = not isinstance(layer, nn.Conv2d) or (layer.groups == 1 and layer.padding_mode == "zeros")
+    plain = not isinstance(layer, Convolution) or (layer.groups == 1 and layer.padding_mode == "zeros")
     return plain and not isinstance(layer, NonDynamicallyQuantizableLinear)
 
 
@@ -195,8 +202,9 @@ def families() -> tuple[Family, ...]:
     from visionpeft.models.stable_diffusion import SD1, SD2, SDXL
     from visionpeft.models.stages import STAGED
     from visionpeft.models.vit import TRANSFORMERS
+    from visionpeft.models.whisper import WHISPER
 
-    return SD1, SD2, SDXL, *TRANSFORMERS, *STAGED, *DETECTORS
+    return SD1, SD2, SDXL, *TRANSFORMERS, *STAGED, *DETECTORS, WHISPER
 
 
 def family_of(model: Any) -> Family:

@@ -7,6 +7,7 @@ from typing import Any
 from visionpeft.adapters.manager import AdapterManager
 from visionpeft.models.base import Base
 from visionpeft.models.family import components_of, family_of
+from visionpeft.models.speech import SpeechBase
 from visionpeft.models.vision import VisionBase
 
 
@@ -14,15 +15,16 @@ def manage(model: Any) -> AdapterManager:
     """Return the manager of a model's adapters and freeze the model.
 
     Args:
-        model: a `Base`, a `VisionBase`, a diffusers pipeline or a single model; the latter two have no known id or
-            hash, so an adapter made on other weights of the same family is not noticed.
+        model: a `Base`, a `VisionBase`, a `SpeechBase`, a diffusers pipeline or a single model; the latter two have no
+            known id or hash, so an adapter made on other weights of the same family is not noticed.
 
     Raises:
         BaseModelError: of no known family.
         AdapterError: it is adapted already.
     """
-    known = isinstance(model, Base | VisionBase)
-    plain = model.pipeline if isinstance(model, Base) else model.model if isinstance(model, VisionBase) else model
+    known = isinstance(model, Base | VisionBase | SpeechBase)
+    inner = model.model if isinstance(model, VisionBase | SpeechBase) else model
+    plain = model.pipeline if isinstance(model, Base) else inner
     family = model.family if known else family_of(plain)
     about = (model.id, model.hash) if known else ("", "")
     tokenizers = {

@@ -1,0 +1,127 @@
+"""A Whisper as an adapter's training left it: language, task and timestamps are those that it was trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from visionpeft.data.ahead import in_batches
+from visionpeft.data.speech.audio import RATE, Audio
+from visionpeft.data.speech.utterances import Timed, Utterances
+from visionpeft.evaluation.speech.transcripts import Transcripts
+from visionpeft.inference.transcribe_model import WhisperEars
+from visionpeft.inference.transcribe_windows import read_window
+from visionpeft.models.quiet import without_reports
+from visionpeft.models.speech import SpeechBase
+from visionpeft.progress import SILENT, Progress
+
+Segment = Timed
+"""Words with their time."""
+
+
+class SpeechAbout(BaseModel):
+    """What an adapter's file tells of its training.
+
+    Attributes:
+        language: Whisper's code of what is spoken; None: found out clip by clip.
+        task: "transcribe", or "translate" into English.
+        timestamps: whether it writes when segments begin and end.
+        scratch: the seed of a base with random weights; None for a trained base.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    language: str | None = None
+    task: Literal["transcribe", "translate"] = "transcribe"
+    timestamps: bool = False
+    scratch: int | None = None
+
+
+@dataclass
+class Listener:
+    """A base with whatever adapters are active on it.
+
+    Attributes:
+        base: the model.
+        about: language, task, timestamps.
+    """
+
+    base: SpeechBase
+    about: SpeechAbout
+
+    def texts(self, clips: Sequence[Audio], *, batch_size: int = 8, beams: int = 1) -> list[str]:
+        """Return what is said in each clip of at most 30 s, 16 kHz.
+
+        Args:
+            clips: float32 [samples] each.
+            batch_size: clips at a time.
+            beams: alternatives that are followed; 1 takes the likeliest token each time.
+
+        Raises:
+            ConfigError: the model does not know the language or the task.
+        """
+        ears = self._ears(beams)
+        batches = [clips[start : start + batch_size] for start in range(0, len(clips), batch_size)]
+        with without_reports():
+            heard = [one for batch in batches for one in ears.heard(batch, timestamps=ears.timestamps)]
+        return [one.text([token for token in one.ids if token < one.first]).strip() for one in heard]
+
+    def transcripts(
+        self,
+        utterances: Utterances,
+        *,
+        batch_size: int = 8,
+        beams: int = 1,
+        label: str = "listening",
+        progress: Progress = SILENT,
+    ) -> Transcripts:
+        """Return what is said in utterances beside their own texts.
+
+        Args:
+            utterances: of at most 30 s each.
+            batch_size: utterances at a time.
+            beams: see ``texts``.
+            label: of the progress bar.
+            progress: where it is shown.
+
+        Raises:
+            DataError: the sound of one cannot be read.
+        """
+        texts: list[str] = []
+        spent = 0.0
+        with progress.phase(label, len(utterances)) as bar:
+            for clips in in_batches(utterances.audio, len(utterances), batch_size):
+                begun = perf_counter()
+                texts += self.texts(clips, batch_size=batch_size, beams=beams)
+                spent += perf_counter() - begun
+                bar.advance(len(clips))
+        items = utterances.items
+        columns = dict.fromkeys(name for item in items for name in item.columns)
+        return Transcripts(
+            names=tuple(item.name for item in items),
+            references=tuple(item.text for item in items),
+            hypotheses=tuple(texts),
+            columns={name: tuple(item.columns.get(name, "") for item in items) for name in columns},
+            audio_seconds=tuple(utterances.seconds(index) for index in range(len(items))),
+            wall_seconds=spent,
+        )
+
+    def segments(self, clip: Audio) -> list[Segment]:
+        """Return what is said in a clip of at most 30 s, 16 kHz, with its times.
+
+        Raises:
+            ConfigError: the model does not know the language or the task.
+        """
+        with without_reports():
+            (heard,) = self._ears(1).heard([clip], timestamps=True)
+        return list(read_window(heard, len(clip) / RATE, last=True).segments)
+
+    def _ears(self, beams: int) -> WhisperEars:
+        about = self.about
+        return WhisperEars(
+            self.base, language=about.language, task=about.task, timestamps=about.timestamps, beams=beams
+        )

@@ -1,0 +1,302 @@
+"""Whisper in use: sound in, tokens with timestamps out, with any adapters on it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from visionpeft.adapters.archive import Adapter
+from visionpeft.data.speech.audio import RATE, Audio
+from visionpeft.errors import AdapterError, ConfigError, did_you_mean
+from visionpeft.inference.transcribe_windows import Heard
+from visionpeft.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from visionpeft.adapters.manager import AdapterManager
+    from visionpeft.models.speech import SpeechBase
+
+TASKS = ("transcribe", "translate")
+TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
+"""At which a clip is written anew where the text goes round in circles."""
+
+_COMPRESSIBLE = 2.4
+"""How many times shorter zlib makes a text that goes round in circles, at least."""
+
+
+class WhisperEars:
+    """A Whisper with the adapters that are active on it.
+
+    Args:
+        base: the model.
+        language: Whisper's code of what is spoken; None: found out window by window. "en" for English-only models.
+        task: "transcribe", or "translate" into English.
+        timestamps: whether it writes when segments begin and end.
+        beams: alternatives that are followed; 1 takes the likeliest token each time.
+        fallback: write a clip anew, by chance at rising temperatures, where the text goes round in circles (section 4.5
+            of Whisper's paper); the same clip gives the same text whatever is beside it.
+
+    Raises:
+        ConfigError: the model cannot do it.
+    """
+
+    def __init__(
+        self,
+        base: SpeechBase,
+        *,
+        language: str | None = None,
+        task: str = "transcribe",
+        timestamps: bool = True,
+        beams: int = 1,
+        fallback: bool = False,
+    ) -> None:
+        self._base, self._beams, self._fallback = base, beams, fallback
+        self._config: Any = base.model.generation_config
+        self.base_id = base.id
+        self.timestamps, self.task = timestamps, task
+        self.language = language if base.multilingual else "en"
+        self._check(language)
+
+    def _check(self, language: str | None) -> None:
+        known = self._languages()
+        if self.task not in TASKS:
+            raise ConfigError(f"--task '{self.task}': one of {', '.join(TASKS)}.{did_you_mean(self.task, TASKS)}")
+        if not self._base.multilingual:
+            if language not in (None, "en") or self.task != "transcribe":
+                raise ConfigError(f"'{self.base_id}' hears English alone: leave --language and --task away.")
+        elif language is not None and language not in known:
+            raise ConfigError(f"--language '{language}' is none that Whisper knows.{did_you_mean(language, known)}")
+
+    def _languages(self) -> dict[str, int]:
+        table: dict[str, int] = getattr(self._config, "lang_to_id", None) or {}
+        return {name.strip("<|>"): token for name, token in table.items()}
+
+    @torch.no_grad()
+    def heard(self, clips: Sequence[Audio], *, timestamps: bool) -> list[Heard]:
+        """Return what it writes of each clip of at most 30 s at 16 kHz."""
+        model: Any = self._base.model
+        like: Tensor = model.model.encoder.embed_positions.weight
+        made = self._base.features(list(clips), sampling_rate=RATE, return_tensors="pt")
+        features: Tensor = made["input_features"].to(like.device, like.dtype)
+        prompt = self._prompt(features, timestamps=timestamps)
+        encoded = model.get_encoder()(features)
+        written = self._ids(encoded, prompt, timestamps=timestamps)
+        if self._fallback:
+            for place in [place for place, ids in enumerate(written) if self._circles(ids)]:
+                written[place] = self._anew(encoded, prompt, place, written[place], timestamps=timestamps)
+        return [Heard(ids, self._first, self._text) for ids in written]
+
+    def _anew(self, encoded: Any, prompt: Tensor, place: int, ids: list[int], *, timestamps: bool) -> list[int]:
+        """What is written of a clip at the first temperature at which it does not go round in circles, else ``ids``."""
+        alone = type(encoded)(last_hidden_state=encoded.last_hidden_state[place : place + 1])
+        for temperature in TEMPERATURES:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                (found,) = self._ids(alone, prompt[place : place + 1], timestamps=timestamps, temperature=temperature)
+            if not self._circles(found):
+                return found
+        return ids
+
+    def _circles(self, ids: Sequence[int]) -> bool:
+        text = self._text([token for token in ids if token < self._first]).encode()
+        return len(text) > _COMPRESSIBLE * len(zlib.compress(text))
+
+    def _ids(self, encoded: Any, prompt: Tensor, *, timestamps: bool, temperature: float = 0.0) -> list[list[int]]:
+        """The tokens that are written, up to the end of the text."""
+        end = int(self._config.eos_token_id)
+        written = self._written(encoded, prompt, timestamps=timestamps, temperature=temperature)
+        rows: list[list[int]] = written[:, prompt.shape[1] :].tolist()
+        return [ids[: ids.index(end)] if end in ids else ids for ids in rows]
+
+    @property
+    def _first(self) -> int:
+        return int(self._config.no_timestamps_token_id) + 1
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self._base.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _prompt(self, features: Tensor, *, timestamps: bool) -> Tensor:
+        """The tokens [N, p] that say what is wanted."""
+        count, device, config = len(features), features.device, self._config
+        columns = [torch.full((count,), int(config.decoder_start_token_id), device=device)]
+        if self._base.multilingual:
+            columns.append(self._spoken(features))
+            columns.append(torch.full((count,), int(config.task_to_id[self.task]), device=device))
+        if not timestamps:
+            columns.append(torch.full((count,), int(config.no_timestamps_token_id), device=device))
+        return torch.stack(columns, 1)
+
+    def _spoken(self, features: Tensor) -> Tensor:
+        """The language's token of each clip: the one that is set, else the likeliest."""
+        known, model = self._languages(), self._base.model
+        if self.language is not None:
+            return torch.full((len(features),), known[self.language], device=features.device)
+        tokens = torch.tensor(sorted(known.values()), device=features.device)
+        start = torch.full((len(features), 1), int(self._config.decoder_start_token_id), device=features.device)
+        logits: Tensor = model(input_features=features, decoder_input_ids=start).logits[:, -1]
+        return tokens[logits[:, tokens].argmax(1)]
+
+    def _written(self, encoded: Any, prompt: Tensor, *, timestamps: bool, temperature: float) -> Tensor:
+        """Prompt and what follows, [N, p + n], by the plain search of transformers: Whisper's own moves windows too."""
+        from transformers import GenerationConfig
+        from transformers.generation.utils import GenerationMixin
+
+        model: Any = self._base.model
+        search: Any = GenerationMixin
+        config = GenerationConfig(
+            max_new_tokens=int(model.config.max_target_positions) // 2,  # as OpenAI's own program
+            num_beams=self._beams if not temperature else 1,
+            do_sample=temperature > 0,
+            temperature=temperature or None,
+            top_k=0 if temperature else None,
+            eos_token_id=self._config.eos_token_id,
+            pad_token_id=self._config.pad_token_id if self._config.pad_token_id is not None else 0,
+            bos_token_id=self._config.bos_token_id,
+            decoder_start_token_id=self._config.decoder_start_token_id,
+        )
+        rules = self._rules(prompt.shape[1], str(prompt.device), timestamps=timestamps)
+        return search.generate(
+            model,
+            encoder_outputs=encoded,
+            decoder_input_ids=prompt,
+            generation_config=config,
+            logits_processor=rules,
+        )
+
+    def _rules(self, begin: int, device: str, *, timestamps: bool) -> Any:
+        """What may not be written: the tokens that the model's own settings rule out, and timestamps out of order."""
+        from transformers import LogitsProcessorList
+        from transformers.generation.logits_process import (
+            SuppressTokensAtBeginLogitsProcessor,
+            SuppressTokensLogitsProcessor,
+            WhisperTimeStampLogitsProcessor,
+        )
+
+        rules: list[Any] = []
+        if never := getattr(self._config, "suppress_tokens", None):
+            rules.append(SuppressTokensLogitsProcessor(never, device=device))
+        if at_first := getattr(self._config, "begin_suppress_tokens", None):
+            rules.append(SuppressTokensAtBeginLogitsProcessor(at_first, begin, device=device))
+        if timestamps:
+            rules.append(WhisperTimeStampLogitsProcessor(self._config, begin_index=begin))
+        return LogitsProcessorList(rules)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A base with adapters active on it.
+
+    Attributes:
+        base: the model.
+        manager: of the adapters.
+        language: what they were trained for; None where they do not say.
+        task: likewise; "transcribe" where they do not say.
+        timestamps: whether all of them were trained with timestamps.
+    """
+
+    base: SpeechBase
+    manager: AdapterManager
+    language: str | None
+    task: str
+    timestamps: bool
+
+
+def open_ears(
+    adapters: Sequence[tuple[Path, float]] = (),
+    base: str | None = None,
+    *,
+    language: str | None = None,
+    task: str | None = None,
+    timestamps: bool | None = None,
+    beams: int = 1,
+    fallback: bool = True,
+    progress: Progress = SILENT,
+) -> WhisperEars:
+    """Return a base with adapters on the best device.
+
+    Args:
+        adapters: files (or folders of peft's) with the weight of each; several are blended.
+        base: where the base is, if not where the first adapter says.
+        language: of what is spoken; None: what the adapters were trained for.
+        task: "transcribe" or "translate"; None: what the adapters were trained for.
+        timestamps: whether segments are timed by the model; None: as the adapters were trained.
+        beams: alternatives that are followed.
+        fallback: write anew what goes round in circles.
+        progress: where loading is shown.
+
+    Raises:
+        ConfigError: no base is named, or the model cannot do what is asked.
+        AdapterError: an adapter is of another base, or they are for different languages or tasks.
+        BaseModelError: the base cannot be loaded.
+    """
+    opened = open_speech_model(adapters, base, language=language, task=task, progress=progress)
+    return WhisperEars(
+        opened.base,
+        language=opened.language,
+        task=opened.task,
+        timestamps=opened.timestamps if timestamps is None else timestamps,
+        beams=beams,
+        fallback=fallback,
+    )
+
+
+def open_speech_model(
+    adapters: Sequence[tuple[Path, float]] = (),
+    base: str | None = None,
+    *,
+    language: str | None = None,
+    task: str | None = None,
+    progress: Progress = SILENT,
+) -> Opened:
+    """Return a base on the best device with adapters active on it; the arguments are those of `open_ears`.
+
+    Raises:
+        ConfigError: no base is named.
+        AdapterError: an adapter is of another base, or they are for different languages or tasks.
+        BaseModelError: the base cannot be loaded.
+    """
+    from visionpeft.compute.devices import best_device
+    from visionpeft.files import read
+    from visionpeft.models.manage import manage
+    from visionpeft.models.speech import load_speech
+
+    values = {name: read(path) for name, (path, _) in zip(_names(adapters), adapters, strict=True)}
+    place = base or next((value.metadata.base for value in values.values() if value.metadata.base), "")
+    if not place:
+        raise ConfigError("no base: name it with --base, or give an adapter that tells its own.")
+    spoken, wanted, timed = _about(values, language, task)
+    seeds = [value.metadata.heads.get("scratch") for value in values.values()]
+    seed = next((one for one in seeds if one is not None), None)
+    with progress.phase("loading the base", 1) as bar:
+        loaded = load_speech(place, device=best_device(), scratch=seed is not None, seed=seed or 0)
+        bar.advance()
+    manager = manage(loaded)
+    for name, value in values.items():
+        manager.attach(name, value)
+    manager.activate({name: weight for name, (_, weight) in zip(values, adapters, strict=True)})
+    loaded.model.eval()
+    return Opened(loaded, manager, spoken, wanted, timed)
+
+
+def _names(adapters: Sequence[tuple[Path, float]]) -> list[str]:
+    """A name for each adapter, all different."""
+    stems = [path.name.removesuffix(".safetensors").replace(".", "-") or "adapter" for path, _ in adapters]
+    return [stem if stems.count(stem) == 1 else f"{stem}-{number}" for number, stem in enumerate(stems, 1)]
+
+
+def _about(values: Mapping[str, Adapter], language: str | None, task: str | None) -> tuple[str | None, str, bool]:
+    """Language, task, and whether there are timestamps: as given, else as the adapters were trained."""
+    found: dict[str, str] = {}
+    for key, given in (("language", language), ("task", task)):
+        said = {str(value.metadata.heads[key]) for value in values.values() if value.metadata.heads.get(key)}
+        if len(said) > 1 and given is None:
+            raise AdapterError(f"the adapters are for different {key}s ({', '.join(sorted(said))}): say --{key}.")
+        if given or said:
+            found[key] = given or next(iter(said))
+    timed = all(bool(value.metadata.heads.get("timestamps", True)) for value in values.values())
+    return found.get("language"), found.get("task", "transcribe"), timed
