@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -27,13 +27,32 @@ def weights_of(base: Any) -> Mapping[str, Tensor] | None:
     if base is None:
         return None
     if isinstance(base, Mapping):
-        weights = cast(Mapping[str, Tensor], base)
-        return {place: weight for place, weight in weights.items() if not place.endswith(".bias")}
+        return _Layers(cast(Mapping[str, Tensor], base))
     pipeline = base.pipeline if isinstance(base, Base) else base
     family, found = find_family(pipeline), dict[str, Tensor]()
     for component, module in components_of(pipeline).items():
         found |= _component_weights(family, component, module)
     return found
+
+
+class _Layers(Mapping[str, Tensor]):
+    """A mapping of weights and biases without the biases; what is read from the disk when asked for stays there."""
+
+    def __init__(self, inner: Mapping[str, Tensor]) -> None:
+        self._inner = inner
+        self._names = dict.fromkeys(name for name in inner if not name.endswith(".bias"))
+
+    def __getitem__(self, place: str) -> Tensor:
+        return self._inner[place]
+
+    def __contains__(self, place: object) -> bool:
+        return place in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _component_weights(family: Family, component: str, module: nn.Module) -> dict[str, Tensor]:
