@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from visionpeft import safefile
 from visionpeft.adapters.archive import HEADER, Adapter
 from visionpeft.errors import AdapterError, FileFormatError, OutputError, did_you_mean
-from visionpeft.files.bases import facts_of_base, family_of, weights_of
+from visionpeft.files.bases import biases_of, facts_of_base, family_of, weights_of
 from visionpeft.files.embeddings import write_words
 from visionpeft.files.formats import FORMATS, Format, Job
 from visionpeft.files.inspection import inspect
@@ -63,7 +63,7 @@ def export(
         return adapter.save(path)
     weights, family = weights_of(base), family_of(adapter, base)
     given = facts_of_base(base) | dict(metadata or {})
-    job = Job(adapter, family, dtype, weights, path.name.split(".")[0], given, format)
+    job = Job(adapter, family, dtype, weights, biases_of(base), path.name.split(".")[0], given, format)
     tensors, header = chosen.write(job)
     write_words(adapter, family, path, dtype, overwrite=overwrite)
     safefile.save(path, tensors, header)
@@ -97,7 +97,7 @@ def read(path: str | Path, base: Base | Mapping[str, Tensor] | None = None) -> A
 
 
 def prove(path: str | Path, adapter: Adapter, base: Base | Mapping[str, Tensor] | None = None) -> Proof:
-    """Read a written file back by each program's rules and compare every module's ΔW with the adapter's.
+    """Read a written file back by each program's rules and compare every module's ΔW and Δb with the adapter's.
 
     Raises:
         AdapterError: a method (DoRA) whose ΔW needs the base's weights, and ``base`` is not given.
@@ -107,7 +107,7 @@ def prove(path: str | Path, adapter: Adapter, base: Base | Mapping[str, Tensor] 
     header = safefile.read_header(path)
     layout = "native" if HEADER in header.metadata else _recognised(path, header).layout
     programs = FORMATS[layout].programs if layout in FORMATS else ()
-    return prove_file(path, adapter, family_of(adapter, base), weights_of(base), programs)
+    return prove_file(path, adapter, family_of(adapter, base), weights_of(base), programs, biases_of(base))
 
 
 def check_target(proof: Proof, target: str, *, anyway: bool = False) -> ProgramProof:

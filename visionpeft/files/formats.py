@@ -9,6 +9,7 @@ from torch import Tensor
 
 from visionpeft.adapters.archive import Adapter
 from visionpeft.files import diffusers_layout, kohya
+from visionpeft.files.lycoris import Changes
 from visionpeft.files.metadata import hashes, kohya_metadata, modelspec
 from visionpeft.files.names import STRUCTURE, Blocks
 
@@ -24,6 +25,7 @@ class Job:
         family: "sd1", "sd2" or "sdxl".
         dtype: "float32", "float16" or "bfloat16".
         weights: the base's weights ("component.path" -> weight), to check shapes and to name blocks; or None.
+        biases: the base's biases likewise.
         title: what the file is called.
         given: ModelSpec entries of the caller.
         format: the format's name.
@@ -33,6 +35,7 @@ class Job:
     family: str
     dtype: str
     weights: Tensors | None
+    biases: Tensors | None
     title: str
     given: Mapping[str, str]
     format: str
@@ -56,7 +59,8 @@ class Format:
 
 
 def _write_kohya(job: Job) -> tuple[dict[str, Tensor], dict[str, str]]:
-    tensors = kohya.write(job.adapter, job.family, dtype=job.dtype, weights=job.weights, whole=job.format == "lycoris")
+    changes = Changes(job.weights, job.biases) if job.format == "lycoris" else None
+    tensors = kohya.write(job.adapter, job.family, dtype=job.dtype, weights=job.weights, whole=changes)
     prediction = job.given.get("prediction_type") or job.adapter.metadata.extra.get("prediction_type", "")
     header = _foreign(job.adapter) | kohya_metadata(job.adapter, job.family, prediction)
     blocks = Blocks.of(job.weights or ())
@@ -89,7 +93,7 @@ FORMATS = {
         ),
         Format(
             "lycoris",
-            methods=(*kohya.METHODS, "full"),
+            methods=(*kohya.METHODS, "full", "oft", "ia3"),
             programs=("ComfyUI", "AUTOMATIC1111", "Forge"),
             write=_write_kohya,
         ),

@@ -6,7 +6,6 @@ scalar ``.alpha`` for every module: the programs multiply with alpha / rank, and
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
@@ -14,9 +13,10 @@ from torch import Tensor
 
 from visionpeft.adapters import algebra
 from visionpeft.adapters.archive import Adapter
-from visionpeft.adapters.spec import FullSpec, scale_of
+from visionpeft.adapters.spec import scale_of
 from visionpeft.errors import AdapterError
 from visionpeft.files.checks import Parts, check_fits, narrowed
+from visionpeft.files.lycoris import Changes
 from visionpeft.files.names import Blocks, kohya_name
 from visionpeft.files.reading import divisor
 
@@ -33,7 +33,7 @@ METHODS = ("lora", "rslora", "dora", "loha", "lokr")
 
 
 def write(
-    adapter: Adapter, family: str, *, dtype: str, weights: Mapping[str, Tensor] | None, whole: bool = False
+    adapter: Adapter, family: str, *, dtype: str, weights: Mapping[str, Tensor] | None, whole: Changes | None = None
 ) -> dict[str, Tensor]:
     """Return the tensors of a kohya file; the scale of every module stands in its own float32 ``alpha``.
 
@@ -44,7 +44,7 @@ def write(
         family: "sd1", "sd2" or "sdxl".
         dtype: of the factors.
         weights: the base's, to check the shapes; or None.
-        whole: whether full tuning may be written too, as LyCORIS' whole differences.
+        whole: the writer of LyCORIS' whole differences, where they are allowed.
 
     Raises:
         AdapterError: a method that the layout cannot express, or factors that do not fit.
@@ -55,8 +55,10 @@ def write(
     for place, parts in algebra.modules(adapter).items():
         component, _, path = place.partition(".")
         spec = adapter.specs[component]
-        if whole and isinstance(spec, FullSpec):
-            tensors |= _differences(place, kohya_name(place, family, blocks), parts, dtype)
+        changed = None if whole is None else whole.module(place, spec, parts)
+        if changed is not None:
+            name = kohya_name(place, family, blocks)
+            tensors |= {f"{name}.{suffix}": _stored(place, suffix, tensor, dtype) for suffix, tensor in changed.items()}
             continue
         if spec.method not in METHODS:
             raise AdapterError(
@@ -66,25 +68,15 @@ def write(
         check_fits(place, parts, weights)
         name = kohya_name(place, family, blocks)
         for suffix, tensor in _module(parts, scale_of(spec, path)).items():
-            exact = suffix in ("alpha", "dora_scale")  # rounding these would change a whole module or row
-            tensors[f"{name}.{suffix}"] = narrowed(place, tensor, "float32" if exact else dtype)
+            tensors[f"{name}.{suffix}"] = _stored(place, suffix, tensor, dtype)
     return tensors
 
 
-def _differences(place: str, name: str, parts: Parts, dtype: str) -> dict[str, Tensor]:
-    """Full tuning of one module as LyCORIS has it; norms go by names of their own."""
-    if set(parts) - {"weight.diff", "bias.diff"} or re.search(r"(embedding|embeddings)$", place):
-        raise AdapterError(
-            f"LyCORIS files hold no change of '{place}' ({', '.join(sorted(parts))}): use format='native', or convert "
-            "with adapter.to_lora(rank=…, drop=True)"
-        )
-    weight, bias = parts.get("weight.diff"), parts.get("bias.diff")
-    if weight is not None and weight.ndim == 1:
-        bias = torch.zeros_like(weight) if bias is None else bias
-        named = {"w_norm": weight, "b_norm": bias}
-    else:
-        named = {suffix: t for suffix, t in (("diff", weight), ("diff_b", bias)) if t is not None}
-    return {f"{name}.{suffix}": narrowed(place, tensor, dtype) for suffix, tensor in named.items()}
+def _stored(place: str, suffix: str, tensor: Tensor, dtype: str) -> Tensor:
+    """A tensor in the file's type; what would change a whole module or row by rounding stays exact."""
+    if suffix == "on_input":
+        return tensor
+    return narrowed(place, tensor, "float32" if suffix in ("alpha", "dora_scale") else dtype)
 
 
 def _module(parts: Parts, scale: float) -> dict[str, Tensor]:

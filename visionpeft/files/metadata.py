@@ -126,7 +126,7 @@ def _methods(adapter: Adapter) -> set[str]:
 
 
 def _arguments(adapter: Adapter) -> dict[str, str]:
-    names = {"lora": "lora", "rslora": "lora", "dora": "lora"}
+    names = {"rslora": "lora", "dora": "lora", "oft": "full"}  # OFT is written as the differences that it makes
     methods = _methods(adapter)
     if methods <= {"lora", "rslora"}:
         return {}

@@ -17,6 +17,7 @@ from visionpeft.files.assemble import Module, assemble, dense
 from visionpeft.files.checks import check_fits
 from visionpeft.files.diffusers_layout import HEADER, scale_in_header, settings_of
 from visionpeft.files.layout import Found, Parsed
+from visionpeft.files.lycoris import has_no_bias
 from visionpeft.files.metadata import read_metadata
 from visionpeft.files.names import STRUCTURE
 from visionpeft.files.parts import Kind, kind_of
@@ -123,6 +124,8 @@ def _module(
     path = place.partition(".")[2]
     if kind.name in ("full", "norm"):
         return Module("full", _differences(named), 1, 1.0)
+    if kind.name == "ia3" and base is None and (vector := _vector(place, named)) is not None:
+        return Module("ia3", {"ia3_l": vector}, 1, 1.0)
     if kind.base:
         weight = _weight(kind.name, name, place, base)
         if kind.name not in ("oft", "ia3"):
@@ -160,6 +163,15 @@ def _kind(name: str, named: Tensors) -> Kind:
 def _differences(named: Tensors) -> dict[str, Tensor]:
     names = {"diff": "weight.diff", "w_norm": "weight.diff", "diff_b": "bias.diff", "b_norm": "bias.diff"}
     return {names[suffix]: tensor for suffix, tensor in named.items() if suffix in names}
+
+
+def _vector(place: str, named: Tensors) -> Tensor | None:
+    """(IA)³'s vector where it says all without the base: of inputs, or of outputs where there is no bias to scale."""
+    values, on_input = named["weight"], named["on_input"]
+    if on_input.numel() != 1 or values.numel() < 2 or values.ndim != 1 or values.is_complex():
+        return None
+    inputs = bool(on_input.any())
+    return 1 + (values[None] if inputs else values[:, None]).float() if inputs or has_no_bias(place) else None
 
 
 def _weight(kind: str, name: str, place: str, base: Tensors | None) -> Tensor:
