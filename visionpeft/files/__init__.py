@@ -36,6 +36,7 @@ def export(
     base: Base | Mapping[str, Tensor] | None = None,
     dtype: str = "float16",
     metadata: Mapping[str, str] | None = None,
+    programs: tuple[str, ...] = (),
     overwrite: bool = False,
 ) -> Path:
     """Write an adapter for other programs (or as the native file) and return the path.
@@ -49,6 +50,8 @@ def export(
         base: the base model, or its weights by "component.path": shapes are then checked strictly.
         dtype: "float16", "bfloat16" or "float32"; the native file keeps its own.
         metadata: ModelSpec entries ("description", "author", "date", …); the same input gives the same bytes.
+        programs: that it is meant for, where programs read a method differently: DoRA for ComfyUI and Forge alone has
+            the magnitudes that these divide by the lengths of the base's rows.
         overwrite: whether an existing file may be replaced.
 
     Raises:
@@ -63,7 +66,7 @@ def export(
         return adapter.save(path)
     weights, family = weights_of(base), family_of(adapter, base)
     given = facts_of_base(base) | dict(metadata or {})
-    job = Job(adapter, family, dtype, weights, biases_of(base), path.name.split(".")[0], given, format)
+    job = Job(adapter, family, dtype, weights, biases_of(base), path.name.split(".")[0], given, format, programs)
     tensors, header = chosen.write(job)
     write_words(adapter, family, path, dtype, overwrite=overwrite)
     safefile.save(path, tensors, header)

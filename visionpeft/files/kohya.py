@@ -33,7 +33,13 @@ METHODS = ("lora", "rslora", "dora", "loha", "lokr")
 
 
 def write(
-    adapter: Adapter, family: str, *, dtype: str, weights: Mapping[str, Tensor] | None, whole: Changes | None = None
+    adapter: Adapter,
+    family: str,
+    *,
+    dtype: str,
+    weights: Mapping[str, Tensor] | None,
+    whole: Changes | None = None,
+    programs: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
     """Return the tensors of a kohya file; the scale of every module stands in its own float32 ``alpha``.
 
@@ -45,12 +51,13 @@ def write(
         dtype: of the factors.
         weights: the base's, to check the shapes; or None.
         whole: the writer of LyCORIS' whole differences, where they are allowed.
+        programs: that it is written for, where their readings of DoRA differ; see `over_base_rows`.
 
     Raises:
         AdapterError: a method that the layout cannot express, or factors that do not fit.
         FileFormatError: a module that has no name in the layout.
     """
-    blocks = Blocks.of(weights or ())
+    blocks, over_base = Blocks.of(weights or ()), over_base_rows(programs, weights)
     tensors: dict[str, Tensor] = {}
     for place, parts in algebra.modules(adapter).items():
         component, _, path = place.partition(".")
@@ -66,10 +73,32 @@ def write(
                 "convert the adapter first with adapter.to_lora(rank=…, base=…)"
             )
         check_fits(place, parts, weights)
-        name = kohya_name(place, family, blocks)
-        for suffix, tensor in _module(parts, scale_of(spec, path)).items():
+        name, scale = kohya_name(place, family, blocks), scale_of(spec, path)
+        divided = over_base and spec.method == "dora" and weights is not None
+        written = _over_base_rows(parts, scale, weights[place]) if divided else parts
+        for suffix, tensor in _module(written, scale).items():
             tensors[f"{name}.{suffix}"] = _stored(place, suffix, tensor, dtype)
     return tensors
+
+
+def over_base_rows(programs: tuple[str, ...], weights: Mapping[str, Tensor] | None) -> bool:
+    """Whether DoRA's magnitudes are written over the lengths of W's rows instead of those of W + ΔV.
+
+    ComfyUI and Forge divide magnitudes by output by the former; the paper, peft and LyCORIS by the latter.
+    """
+    if not programs or not set(programs) <= {"ComfyUI", "Forge"}:
+        return False
+    first = next(iter((weights or {}).values()), None)
+    return first is not None and not first.is_meta
+
+
+def _over_base_rows(parts: Parts, scale: float, weight: Tensor) -> dict[str, Tensor]:
+    """DoRA's magnitudes times ‖W‖ / ‖W + ΔV‖ by row: divided by ‖W‖ they give what DoRA is."""
+    added = scale * (parts["lora_B.weight"].float().flatten(1) @ parts["lora_A.weight"].float().flatten(1))
+    rows = weight.float().flatten(1)
+    ratio = rows.norm(dim=1) / (rows + added).norm(dim=1)
+    magnitudes = parts["lora_magnitude_vector"].float()
+    return {**parts, "lora_magnitude_vector": magnitudes * ratio.reshape(magnitudes.shape)}
 
 
 def _stored(place: str, suffix: str, tensor: Tensor, dtype: str) -> Tensor:
@@ -84,6 +113,10 @@ def _module(parts: Parts, scale: float) -> dict[str, Tensor]:
     if "dora_scale" in named:  # [out] -> [out, 1, …]: a value an output, in the shape that multiplies the weight
         ones = (1,) * (named["lora_down.weight"].ndim - 1)
         named["dora_scale"] = named["dora_scale"].reshape(-1, *ones)
+        named["lora_up.weight"] = (
+            named["lora_up.weight"] * scale
+        )  # older InvokeAI applies DoRA's scale twice: make it 1
+        scale = 1.0
     rank = divisor(named)
     if rank is None:  # both factors of LoKr are whole: the programs apply no scale then
         named["lokr_w1"] = named["lokr_w1"] * scale

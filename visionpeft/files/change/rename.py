@@ -11,11 +11,12 @@ from visionpeft import safefile
 from visionpeft.adapters.archive import HEADER
 from visionpeft.errors import FileFormatError, OutputError, did_you_mean
 from visionpeft.files.metadata import MODELSPEC, hashes
+from visionpeft.files.names import DORA, STRUCTURE
 
 _PIECE = 1 << 24  # bytes copied at a time
 _FIXED = ("ss_network_", "ss_base_model_version", "ss_v2", "sshs_", "modelspec.hash_sha256", "modelspec.sai_")
 """Entries that follow from the tensors: changing them would make the file lie."""
-_OWN = (HEADER, "lora_adapter_metadata", "format", "visionpeft_unet")
+_OWN = (HEADER, "lora_adapter_metadata", "format", STRUCTURE, DORA)
 
 
 def rename(

@@ -80,7 +80,9 @@ def write(
     if isinstance(base, Checkpoint):
         adapter, base = with_family(adapter, base.family), weights_for(adapter, base)
     with beside(path) as folder:
-        hidden = export(adapter, folder / path.name, format, base=base, dtype=dtype, metadata=metadata)
+        hidden = export(
+            adapter, folder / path.name, format, base=base, dtype=dtype, metadata=metadata, programs=programs
+        )
         proof = prove(hidden, adapter, base=base) if FORMATS[format].programs else None
         if proof is not None and not anyway:
             _check_read_whole(path, proof, programs)

@@ -152,4 +152,6 @@ def _change(parts: Parts, shape: tuple[int, int], weight: Tensor | None, reading
     if weight is None:
         reading.notes = [NEEDS_BASE]
         return None
+    if alpha not in (None, rank):
+        reading.notes = ["older versions apply the scale of DoRA twice"]
     return dora(change, parts["dora_scale"], weight, norm="input")  # it reads magnitudes by input only
