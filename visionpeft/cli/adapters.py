@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visionpeft.cli.show import Command, as_json, here, inline, rows
+from visionpeft.cli.show import Command, as_json, here, inline, rows, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -219,11 +219,13 @@ def inspect(file: File, json: Json = False) -> None:
     if json:
         as_json(facts)
     else:
-        rows({name: inline(value) for name, value in facts.items() if name not in ("blocks", "programs", "unusual")})
-        for part in ("blocks", "programs"):
+        parts = ("blocks", "programs", "metadata", "unusual")
+        rows({name: inline(value) for name, value in facts.items() if name not in parts})
+        for part in parts[:-1]:
             if facts.get(part):
                 typer.echo(part)
-                rows({name: inline(value) for name, value in facts[part].items()}, indent=2)
+                values = shortened(facts[part]) if part == "metadata" else facts[part]
+                rows({name: inline(value) for name, value in values.items()}, indent=2)
         for note in facts.get("unusual", ()):
             typer.echo(f"note: {note}")
 
