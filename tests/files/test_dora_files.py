@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.files.support import PIPELINES, adapter, weights
-from visionpeft import files, safefile
+from visionpeft import files
 from visionpeft.adapters import algebra
 from visionpeft.errors import AdapterError, FileFormatError
 from visionpeft.files.change import write
@@ -31,11 +31,3 @@ def test_where_no_kohya_file_says_dora_none_is_written(tmp_path, program):
         write(value, tmp_path / "a.safetensors", base=base, dtype="float32", programs=(program,))
     done = write(value, tmp_path / "b.safetensors", "diffusers", base=base, dtype="float32", programs=("diffusers",))
     assert done.ok
-
-
-def test_the_scale_of_dora_is_one_for_programs_that_apply_it_twice(tmp_path):
-    path = files.export(adapter("sd1", "dora"), tmp_path / "a.safetensors", base=weights("sd1"), dtype="float32")
-    tensors, _ = safefile.load(path)
-    for name, alpha in tensors.items():
-        if name.endswith(".alpha"):
-            assert float(alpha) == tensors[name.replace(".alpha", ".lora_down.weight")].shape[0]

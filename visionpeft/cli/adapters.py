@@ -89,7 +89,7 @@ def send(
     json: bool,
 ) -> None:
     """Write any readable adapter in a format if the programs read it whole, as LoRA where that is asked for; say so."""
-    from visionpeft.files import FORMATS, read
+    from visionpeft.files import FORMATS, check_hashes, read
     from visionpeft.files.change import convertible, with_family, write
 
     model = base_model(base)
@@ -101,7 +101,9 @@ def send(
         adapter, target, format, base=model, dtype=dtype, programs=tuple(programs or FORMATS[format].programs),
         anyway=anyway, overwrite=overwrite,
     )  # fmt: skip
-    facts = {} if cut is None else kept(cut)
+    facts: dict[str, Any] = {} if cut is None else kept(cut)
+    if wrong := [name for name, right in check_hashes(file).items() if not right] if file.is_file() else []:
+        facts["note"] = f"{', '.join(wrong)} of {file} is not of its tensors: they were changed after it"
     tell([done], {"file": done.path, "format": done.format, **facts, "proof": done.proof}, facts, json=json)
 
 

@@ -22,7 +22,7 @@ from visionpeft.cli.adapters import (
     tell,
     weights_and_biases,
 )
-from visionpeft.cli.show import Command, as_json, here, number_of, rows
+from visionpeft.cli.show import Command, as_json, here, number_of, rows, shortened
 
 if TYPE_CHECKING:
     from visionpeft.adapters.archive import Adapter
@@ -170,6 +170,7 @@ def rename(
     trigger: Annotated[list[str] | None, typer.Option(help="A trigger word, instead of those there.")] = None,
     title: Annotated[str | None, typer.Option(help="The title that programs show.")] = None,
     tags: Annotated[str | None, typer.Option(help="Tags, with commas between.")] = None,
+    thumbnail: Annotated[Path | None, typer.Option(help="A picture that programs show, made small.")] = None,
     entry: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=TEXT", help="Another entry, author=… for example.")
     ] = None,
@@ -179,15 +180,17 @@ def rename(
     json: Json = False,
 ) -> None:
     """Change trigger words, title, tags and other metadata; the tensors' bytes stay as they are."""
+    from visionpeft.files import thumbnail as data_uri
     from visionpeft.files.change import rename as renamed
 
     entries = dict(_entry(text) for text in entry or ())
     entries |= {name: text for name, text in (("title", title), ("tags", tags)) if text is not None}
+    entries |= {} if thumbnail is None else {"thumbnail": data_uri(thumbnail)}
     metadata = renamed(file, output, triggers=trigger, entries=entries, drop=drop or (), overwrite=overwrite)
     if json:
         as_json({"file": output or file, "metadata": metadata})
     else:
-        rows({"written": here(output or file), **{name: text[:100] for name, text in metadata.items()}})
+        rows({"written": here(output or file), **shortened(metadata)})
 
 
 def strengths(text: str) -> tuple[Path, LayerWeights]:

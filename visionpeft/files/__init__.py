@@ -12,10 +12,12 @@ from visionpeft.errors import AdapterError, FileFormatError, OutputError, did_yo
 from visionpeft.files.bases import biases_of, facts_of_base, family_of, weights_of
 from visionpeft.files.embeddings import write_words
 from visionpeft.files.formats import FORMATS, Format, Job
+from visionpeft.files.hashes import check_hashes
 from visionpeft.files.inspection import inspect
 from visionpeft.files.layout import Parsed, parse
 from visionpeft.files.proof import ProgramProof, Proof, prove_file
 from visionpeft.files.reading import read_file
+from visionpeft.files.thumbnail import thumbnail
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 PEFT = "peft"
 """The format that is a folder."""
 
-__all__ = ["FORMATS", "PEFT", "ProgramProof", "Proof", "check_target", "export", "inspect", "prove", "read"]
+__all__ = [
+    "FORMATS", "PEFT", "ProgramProof", "Proof", "check_hashes", "check_target", "export", "inspect", "prove", "read",
+    "thumbnail",
+]  # fmt: skip
 
 
 def export(

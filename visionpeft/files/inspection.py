@@ -19,6 +19,7 @@ from visionpeft.adapters.convert import is_low_rank
 from visionpeft.adapters.methods import METHODS
 from visionpeft.adapters.spec import AdapterSpec, FullSpec, RankSpec, rank_of
 from visionpeft.errors import FileFormatError
+from visionpeft.files.hashes import check_hashes
 from visionpeft.files.layout import Found, Parsed, parse
 from visionpeft.files.names import STRUCTURE, Blocks
 from visionpeft.files.parts import is_dora, kind_of
@@ -51,7 +52,10 @@ def inspect(path: str | Path) -> dict[str, Any]:
             f"{path} is no adapter file of a known kind: it holds {', '.join(list(header.tensors)[:3])}"
         )
     tensors, metadata = safefile.load(path)
-    return common | _foreign(parsed, tensors, metadata)
+    facts = common | _foreign(parsed, tensors, metadata)
+    wrong = [name for name, right in check_hashes(path).items() if not right]
+    facts["unusual"] += [f"the header's {name} is not of these tensors: they were changed after it" for name in wrong]
+    return facts
 
 
 def _native(adapter: Adapter, header: safefile.Header) -> dict[str, Any]:
