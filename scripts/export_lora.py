@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write an adapter for other programs, and prove that it applies there.
 
-    python scripts/export_lora.py runs/robot/adapter.safetensors --format kohya [--for ComfyUI] [--base …]
+    python scripts/export_lora.py runs/robot/adapter.safetensors --format kohya [--target ComfyUI] [--base …]
 
 The same as ``visionpeft export``: see its --help for the options.
 """

@@ -9,6 +9,7 @@ import safetensors.torch
 
 from tests.files.support import adapter, weights
 from visionpeft import files, safefile
+from visionpeft.errors import FileFormatError
 from visionpeft.files.metadata import hashes
 
 VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2_v", "sdxl": "sdxl_base_v1-0"}
@@ -97,3 +98,47 @@ def test_a_base_tells_its_prediction_and_size(tmp_path):
     assert files.prove(path, adapter("sd2", "lora"), base=base).ok
     bare = files.export(adapter("sd2", "lora"), tmp_path / "b.safetensors", "kohya")
     assert "modelspec.resolution" not in safefile.read_header(bare).metadata
+
+
+def test_hashes_are_checked_on_reading(tmp_path):
+    path, _ = header(tmp_path, "sd1")
+    assert files.check_hashes(path) == {"sshs_model_hash": True, "modelspec.hash_sha256": True}
+    assert not any("hash" in note for note in files.inspect(path)["unusual"])
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert files.check_hashes(path) == {"sshs_model_hash": False, "modelspec.hash_sha256": False}
+    assert sum("is not of these tensors" in note for note in files.inspect(path)["unusual"]) == 2
+
+
+def test_a_hash_over_the_tensors_by_name_is_right_too(tmp_path):
+    import torch
+
+    tensors = {"b": torch.arange(3.0), "a": torch.arange(4.0).half()}  # the file has b before a: wider types first
+    by_name = hashlib.sha256(tensors["a"].numpy().tobytes() + tensors["b"].numpy().tobytes()).hexdigest()
+    path = tmp_path / "a.safetensors"
+    safefile.save(path, tensors, {"modelspec.hash_sha256": "0x" + by_name})
+    assert files.check_hashes(path) == {"modelspec.hash_sha256": True}
+
+
+def test_a_thumbnail_is_small_and_a_picture(tmp_path):
+    import base64
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 255, (900, 700, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    uri = files.thumbnail(tmp_path / "a.png")
+    data = base64.b64decode(uri.partition(",")[2])
+    assert len(data) <= 64 * 1024
+    assert max(Image.open(io.BytesIO(data)).size) == 256
+    _, entries = header(tmp_path, "sd1", metadata={"thumbnail": uri})
+    assert entries["modelspec.thumbnail"] == uri
+    for wrong in ("http://x/y.jpg", "data:image/png;base64,AAAA", uri + "A" * 200_000, "data:image/jpeg;base64,A"):
+        with pytest.raises(FileFormatError, match="thumbnail"):
+            header(tmp_path, "sd1", metadata={"thumbnail": wrong}, overwrite=True)
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    with pytest.raises(FileFormatError, match=r"no\.png is no picture"):
+        files.thumbnail(tmp_path / "no.png")

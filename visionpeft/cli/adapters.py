@@ -7,16 +7,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visionpeft.cli.show import Command, as_json, here, inline, rows
+from visionpeft.cli.show import Command, as_json, here, inline, rows, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from visionpeft.adapters.archive import Adapter
-    from visionpeft.files.change import Written
+    from visionpeft.files.change import Resized, Written
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="An adapter: this program's or another's .safetensors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+Base = Annotated[str | None, typer.Option(help="The base model; DoRA, OFT and (IA)3 need it.")]
+Rank = Annotated[int | None, typer.Option(min=1, help="Singular values to keep of every layer at most.")]
+Energy = Annotated[float | None, typer.Option(help="Share of every layer's ‖ΔW‖² to keep, in (0, 1].")]
+Programs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        "--for",
+        help="A program that must read it whole, else nothing is written; default: all that the format is for.",
+    ),
+]
+Anyway = Annotated[
+    bool, typer.Option("--even-if-half-read", "--anyway", help="Write it even if a program reads it in part.")
+]
 
 
 def export(
@@ -29,7 +43,9 @@ def export(
         ),
     ] = "kohya",
     output: Annotated[Path | None, typer.Option(help="File to write; default: FILE's name with the format.")] = None,
-    base: Annotated[str | None, typer.Option(help="The base model; DoRA, OFT and (IA)3 need it.")] = None,
+    base: Base = None,
+    rank: Rank = None,
+    energy: Energy = None,
     dtype: Annotated[
         str,
         typer.Option(
@@ -37,14 +53,15 @@ def export(
             " float32."
         ),
     ] = "float16",
-    program: Annotated[
-        list[str] | None, typer.Option("--for", help="A program that must read it whole: else nothing is written.")
-    ] = None,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Write it even so.")] = False,
+    program: Programs = None,
+    anyway: Anyway = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     json: Json = False,
 ) -> None:
-    """Write an adapter for other programs, read it back by each program's rules, and prove that it applies."""
+    """Write an adapter for other programs, if each reads it whole: it is read back by their rules to prove it.
+
+    With --rank or --energy methods beyond LoRA are written as LoRA, and the energy that this keeps is told.
+    """
     if format == "onnx":
         _export_onnx(file, output, base, json=json)
         return
@@ -52,15 +69,53 @@ def export(
         target = output or file.with_name(f"{file.name.removesuffix('.safetensors')}.{format}")
         _export_folder(file, target, format, base, dtype, overwrite=overwrite, json=json)
         return
-    from visionpeft.files import read
-    from visionpeft.files.change import write
+    send(file, output or beside(file, format), format, base, None, rank, energy, dtype, program, anyway=anyway,
+         overwrite=overwrite, json=json)  # fmt: skip
 
-    target = output or beside(file, format)
+
+def send(
+    file: Path,
+    target: Path,
+    format: str,
+    base: str | None,
+    family: str | None,
+    rank: int | None,
+    energy: float | None,
+    dtype: str,
+    programs: Sequence[str] | None,
+    *,
+    anyway: bool,
+    overwrite: bool,
+    json: bool,
+) -> None:
+    """Write any readable adapter in a format if the programs read it whole, as LoRA where that is asked for; say so."""
+    from visionpeft.files import FORMATS, check_hashes, read
+    from visionpeft.files.change import convertible, with_family, write
+
+    model = base_model(base)
+    weights = weights_and_biases(model)
+    adapter = read(file, weights)
+    adapter = adapter if family is None else with_family(adapter, family)
+    adapter, cut = convertible(adapter, format, rank, energy, weights)
     done = write(
-        read(file), target, format, base=base_model(base), dtype=dtype, programs=tuple(program or ()), anyway=anyway,
-        overwrite=overwrite,
+        adapter, target, format, base=model, dtype=dtype, programs=tuple(programs or FORMATS[format].programs),
+        anyway=anyway, overwrite=overwrite,
     )  # fmt: skip
-    tell([done], {"file": done.path, "format": done.format, "proof": done.proof}, {}, json=json)
+    facts: dict[str, Any] = {} if cut is None else kept(cut)
+    if wrong := [name for name, right in check_hashes(file).items() if not right] if file.is_file() else []:
+        facts["note"] = f"{', '.join(wrong)} of {file} is not of its tensors: they were changed after it"
+    tell([done], {"file": done.path, "format": done.format, **facts, "proof": done.proof}, facts, json=json)
+
+
+def kept(found: Resized) -> dict[str, Any]:
+    """What a cut to lower rank keeps: ranks, share of the energy, and the layer that loses most."""
+    place, share = found.worst
+    ranks = sorted({now for _, now in found.ranks.values()})
+    return {
+        "ranks": f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 1 else str(ranks[0]),
+        "energy kept": f"{found.kept:.6g}",
+        "worst layer": f"{place}: {share:.6g}",
+    }
 
 
 def _export_onnx(file: Path, output: Path | None, base: str | None, *, json: bool) -> None:
@@ -115,9 +170,9 @@ def blend(
     method: Annotated[
         str, typer.Option(help="cat, linear, svd, ties, dare, dare_ties, della, slerp, orthogonal, subtract, …")
     ] = "cat",
-    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the result at most.")] = None,
-    energy: Annotated[float | None, typer.Option(help="Share of each layer to keep, in (0, 1].")] = None,
-    base: Annotated[str | None, typer.Option(help="The base model; DoRA, OFT and (IA)3 need it.")] = None,
+    rank: Rank = None,
+    energy: Energy = None,
+    base: Base = None,
     set: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="What the method takes: density=0.3, side=out.")
     ] = None,
@@ -132,8 +187,9 @@ def blend(
     from visionpeft.cli.blending import options_of, parts_of, written_report
     from visionpeft.files.change import open_checkpoint
 
-    parts, options, target = parts_of(adapters), options_of(set or ()), _free(output)
+    options, target = options_of(set or ()), _free(output)
     weights = open_checkpoint(base).weights if base else None  # biases too: (IA)³ changes them
+    parts = parts_of(adapters, weights)
     made = blended(parts, method, rank, seed, energy=energy, base=weights, **options)
     made.save(target)
     answer = {
@@ -165,11 +221,13 @@ def inspect(file: File, json: Json = False) -> None:
     if json:
         as_json(facts)
     else:
-        rows({name: inline(value) for name, value in facts.items() if name not in ("blocks", "programs", "unusual")})
-        for part in ("blocks", "programs"):
+        parts = ("blocks", "programs", "metadata", "unusual")
+        rows({name: inline(value) for name, value in facts.items() if name not in parts})
+        for part in parts[:-1]:
             if facts.get(part):
                 typer.echo(part)
-                rows({name: inline(value) for name, value in facts[part].items()}, indent=2)
+                values = shortened(facts[part]) if part == "metadata" else facts[part]
+                rows({name: inline(value) for name, value in values.items()}, indent=2)
         for note in facts.get("unusual", ()):
             typer.echo(f"note: {note}")
 
@@ -199,6 +257,15 @@ def base_model(ref: str | None) -> Any:
     from visionpeft.models.base import load_base
 
     return load_base(ref)
+
+
+def weights_and_biases(model: Any) -> Any:
+    """A base's weights and biases as conversions take them; None without a base."""
+    from visionpeft.files.change import Checkpoint, open_checkpoint
+
+    if model is None:
+        return None
+    return (model if isinstance(model, Checkpoint) else open_checkpoint(model.id)).weights
 
 
 def beside(file: Path, what: str) -> Path:

@@ -19,16 +19,16 @@ _COMMA = re.compile(r",(?![^\[]*\])")
 Weight = float | list[float] | dict[str, float | list[float]]
 
 
-def parts_of(texts: Iterable[str]) -> dict[str, tuple[Adapter, Any]]:
-    """Read adapters with their weights, by the names of their files."""
-    from visionpeft.adapters.archive import Adapter
+def parts_of(texts: Iterable[str], base: Mapping[str, Tensor] | None = None) -> dict[str, tuple[Adapter, Any]]:
+    """Read adapters of any program with their weights, by the names of their files."""
     from visionpeft.cli.adapters import weighted
+    from visionpeft.files import read
 
     parts: dict[str, tuple[Adapter, Any]] = {}
     for text in texts:
         path, weight = weighted(text)
         name = path.name.removesuffix(".safetensors")
-        parts[name if name not in parts else f"{name}-{len(parts)}"] = (Adapter.load(path), weight)
+        parts[name if name not in parts else f"{name}-{len(parts)}"] = (read(path, base), weight)
     return parts
 
 

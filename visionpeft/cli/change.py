@@ -7,25 +7,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visionpeft.cli.adapters import File, Json, base_model, beside, tell
-from visionpeft.cli.show import Command, as_json, here, number_of, rows
+from visionpeft.cli.adapters import (
+    Anyway,
+    Base,
+    Energy,
+    File,
+    Json,
+    Programs,
+    Rank,
+    base_model,
+    beside,
+    kept,
+    send,
+    tell,
+    weights_and_biases,
+)
+from visionpeft.cli.show import Command, as_json, here, number_of, rows, shortened
 
 if TYPE_CHECKING:
     from visionpeft.adapters.archive import Adapter
     from visionpeft.adapters.weights import LayerWeights
-    from visionpeft.files.change import Extracted, Resized
+    from visionpeft.files.change import Extracted
 
-Rank = Annotated[int | None, typer.Option(min=1, help="Singular values to keep of every layer at most.")]
-Energy = Annotated[float | None, typer.Option(help="Share of every layer's ‖ΔW‖² to keep, in (0, 1].")]
-Base = Annotated[str | None, typer.Option(help="The base model; DoRA, OFT and (IA)3 need it.")]
 Format = Annotated[str | None, typer.Option(help="kohya, diffusers, native, …; default: FILE's own.")]
 Dtype = Annotated[str, typer.Option(help="float16, bfloat16 or float32; the native file keeps its own.")]
 Output = Annotated[Path, typer.Option(help="File to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
-Programs = Annotated[
-    list[str] | None, typer.Option("--for", help="A program that must read it whole: else nothing is written.")
-]
-Anyway = Annotated[bool, typer.Option("--anyway", help="Write it even so.")]
 
 
 def resize(
@@ -46,10 +53,11 @@ def resize(
     from visionpeft.files.change import write
 
     model = base_model(base)
-    found = resized(read(file), rank, energy, _weights(model), drop=drop)
+    weights = weights_and_biases(model)
+    found = resized(read(file, weights), rank, energy, weights, drop=drop)
     chosen = format or inspect(file)["format"]
     done = write(found.adapter, output, chosen, base=model, dtype=dtype, overwrite=overwrite)
-    tell([done], {"file": done.path, "format": chosen, **_kept(found), "proof": done.proof}, _kept(found), json=json)
+    tell([done], {"file": done.path, "format": chosen, **kept(found), "proof": done.proof}, kept(found), json=json)
 
 
 def extract(
@@ -92,13 +100,13 @@ def merge(
     from visionpeft.files.change import open_checkpoint
     from visionpeft.progress import TerminalProgress
 
-    parts: dict[str, tuple[Adapter, LayerWeights]] = {}
+    origin, parts = open_checkpoint(base), dict[str, tuple["Adapter", "LayerWeights"]]()
     for text in adapters:
         path, weight = strengths(text)
         name = path.name.removesuffix(".safetensors")
-        parts[name if name not in parts else f"{name}-{len(parts)}"] = (read(path), weight)
+        parts[name if name not in parts else f"{name}-{len(parts)}"] = (read(path, origin.weights), weight)
     progress = TerminalProgress()
-    done = merged(open_checkpoint(base), parts, output, dtype=dtype, overwrite=overwrite, progress=progress)
+    done = merged(origin, parts, output, dtype=dtype, overwrite=overwrite, progress=progress)
     lost = done.rounding
     facts: dict[str, Any] = {"file": done.path, "tensors": done.tensors, "left_out": done.left_out}
     facts["rounding"] = {
@@ -128,7 +136,7 @@ def split(
     from visionpeft.files.change import write
 
     chosen, model = format or inspect(file)["format"], base_model(base)
-    adapter = read(file)
+    adapter = read(file, weights_and_biases(model))
     family = adapter.metadata.model_copy(update={"family": _family(adapter)})
     made = [
         write(_with(part, family), (output or file.parent) / beside(file, name).name, chosen, base=model, dtype=dtype,
@@ -153,18 +161,8 @@ def convert(
     json: Json = False,
 ) -> None:
     """Write any readable adapter in any format; what the format cannot express becomes LoRA with --rank or --energy."""
-    from visionpeft.files import read
-    from visionpeft.files.change import convertible, with_family, write
-
-    model, adapter = base_model(base), read(file)
-    adapter, cut = convertible(adapter if family is None else with_family(adapter, family), format, rank, energy,
-                               _weights(model))  # fmt: skip
-    done = write(
-        adapter, output or beside(file, format), format, base=model, dtype=dtype, programs=tuple(program or ()),
-        anyway=anyway, overwrite=overwrite,
-    )  # fmt: skip
-    kept = {} if cut is None else _kept(cut)
-    tell([done], {"file": done.path, "format": format, **kept, "proof": done.proof}, kept, json=json)
+    send(file, output or beside(file, format), format, base, family, rank, energy, dtype, program, anyway=anyway,
+         overwrite=overwrite, json=json)  # fmt: skip
 
 
 def rename(
@@ -172,6 +170,7 @@ def rename(
     trigger: Annotated[list[str] | None, typer.Option(help="A trigger word, instead of those there.")] = None,
     title: Annotated[str | None, typer.Option(help="The title that programs show.")] = None,
     tags: Annotated[str | None, typer.Option(help="Tags, with commas between.")] = None,
+    thumbnail: Annotated[Path | None, typer.Option(help="A picture that programs show, made small.")] = None,
     entry: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=TEXT", help="Another entry, author=… for example.")
     ] = None,
@@ -181,15 +180,17 @@ def rename(
     json: Json = False,
 ) -> None:
     """Change trigger words, title, tags and other metadata; the tensors' bytes stay as they are."""
+    from visionpeft.files import thumbnail as data_uri
     from visionpeft.files.change import rename as renamed
 
     entries = dict(_entry(text) for text in entry or ())
     entries |= {name: text for name, text in (("title", title), ("tags", tags)) if text is not None}
+    entries |= {} if thumbnail is None else {"thumbnail": data_uri(thumbnail)}
     metadata = renamed(file, output, triggers=trigger, entries=entries, drop=drop or (), overwrite=overwrite)
     if json:
         as_json({"file": output or file, "metadata": metadata})
     else:
-        rows({"written": here(output or file), **{name: text[:100] for name, text in metadata.items()}})
+        rows({"written": here(output or file), **shortened(metadata)})
 
 
 def strengths(text: str) -> tuple[Path, LayerWeights]:
@@ -228,25 +229,6 @@ def _with(adapter: Adapter, metadata: Any) -> Adapter:
 
     about = adapter.metadata.model_copy(update={"family": metadata.family})
     return replace(adapter, metadata=about)
-
-
-def _weights(model: Any) -> Any:
-    """A base's weights and biases as conversions take them; None without a base."""
-    from visionpeft.files.change import Checkpoint, open_checkpoint
-
-    if model is None:
-        return None
-    return (model if isinstance(model, Checkpoint) else open_checkpoint(model.id)).weights
-
-
-def _kept(found: Resized) -> dict[str, Any]:
-    place, share = found.worst
-    ranks = sorted({now for _, now in found.ranks.values()})
-    return {
-        "ranks": f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 1 else str(ranks[0]),
-        "energy kept": f"{found.kept:.6g}",
-        "worst layer": f"{place}: {share:.6g}",
-    }
 
 
 def _found(found: Extracted) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +59,21 @@ def inline(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {inline(inner)}" for name, inner in value.items()) or "none"
     return ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
+
+
+def shortened(entries: Mapping[str, str], width: int = 100) -> dict[str, str]:
+    """Metadata for people: long texts cut, and entries that differ by their numbers alone told once."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, value in entries.items():
+        groups.setdefault((re.sub(r"\d+", "*", name), value), []).append(name)
+    found: dict[str, str] = {}
+    for (pattern, value), names in groups.items():
+        cut = value if len(value) <= width else f"{value[:width]} … ({len(value)} characters)"
+        if len(names) > 2:
+            found[pattern] = f"{cut} ({len(names)} entries)"
+        else:
+            found |= dict.fromkeys(names, cut)
+    return found
 
 
 def number_of(number: str, whole: str, path: str) -> float:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from visionpeft import safefile
 from visionpeft.adapters.archive import HEADER, Adapter
 from visionpeft.errors import AdapterError, FileFormatError, OutputError, did_you_mean
-from visionpeft.files.bases import facts_of_base, family_of, weights_of
+from visionpeft.files.bases import biases_of, facts_of_base, family_of, weights_of
 from visionpeft.files.embeddings import write_words
 from visionpeft.files.formats import FORMATS, Format, Job
+from visionpeft.files.hashes import check_hashes
 from visionpeft.files.inspection import inspect
 from visionpeft.files.layout import Parsed, parse
 from visionpeft.files.proof import ProgramProof, Proof, prove_file
 from visionpeft.files.reading import read_file
+from visionpeft.files.thumbnail import thumbnail
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 PEFT = "peft"
 """The format that is a folder."""
 
-__all__ = ["FORMATS", "PEFT", "ProgramProof", "Proof", "check_target", "export", "inspect", "prove", "read"]
+__all__ = [
+    "FORMATS", "PEFT", "ProgramProof", "Proof", "check_hashes", "check_target", "export", "inspect", "prove", "read",
+    "thumbnail",
+]  # fmt: skip
 
 
 def export(
@@ -36,6 +41,7 @@ def export(
     base: Base | Mapping[str, Tensor] | None = None,
     dtype: str = "float16",
     metadata: Mapping[str, str] | None = None,
+    programs: tuple[str, ...] = (),
     overwrite: bool = False,
 ) -> Path:
     """Write an adapter for other programs (or as the native file) and return the path.
@@ -49,6 +55,8 @@ def export(
         base: the base model, or its weights by "component.path": shapes are then checked strictly.
         dtype: "float16", "bfloat16" or "float32"; the native file keeps its own.
         metadata: ModelSpec entries ("description", "author", "date", …); the same input gives the same bytes.
+        programs: that it is meant for, where programs read a method differently: DoRA for ComfyUI and Forge alone has
+            the magnitudes that these divide by the lengths of the base's rows.
         overwrite: whether an existing file may be replaced.
 
     Raises:
@@ -63,7 +71,7 @@ def export(
         return adapter.save(path)
     weights, family = weights_of(base), family_of(adapter, base)
     given = facts_of_base(base) | dict(metadata or {})
-    job = Job(adapter, family, dtype, weights, path.name.split(".")[0], given, format)
+    job = Job(adapter, family, dtype, weights, biases_of(base), path.name.split(".")[0], given, format, programs)
     tensors, header = chosen.write(job)
     write_words(adapter, family, path, dtype, overwrite=overwrite)
     safefile.save(path, tensors, header)
@@ -97,7 +105,7 @@ def read(path: str | Path, base: Base | Mapping[str, Tensor] | None = None) -> A
 
 
 def prove(path: str | Path, adapter: Adapter, base: Base | Mapping[str, Tensor] | None = None) -> Proof:
-    """Read a written file back by each program's rules and compare every module's ΔW with the adapter's.
+    """Read a written file back by each program's rules and compare every module's ΔW and Δb with the adapter's.
 
     Raises:
         AdapterError: a method (DoRA) whose ΔW needs the base's weights, and ``base`` is not given.
@@ -107,7 +115,7 @@ def prove(path: str | Path, adapter: Adapter, base: Base | Mapping[str, Tensor] 
     header = safefile.read_header(path)
     layout = "native" if HEADER in header.metadata else _recognised(path, header).layout
     programs = FORMATS[layout].programs if layout in FORMATS else ()
-    return prove_file(path, adapter, family_of(adapter, base), weights_of(base), programs)
+    return prove_file(path, adapter, family_of(adapter, base), weights_of(base), programs, biases_of(base))
 
 
 def check_target(proof: Proof, target: str, *, anyway: bool = False) -> ProgramProof:

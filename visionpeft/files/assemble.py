@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from visionpeft.adapters.algebra import delta
+from visionpeft.adapters.algebra import delta, scales_input
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
-from visionpeft.adapters.spec import AdapterSpec, FullSpec, read_spec
+from visionpeft.adapters.spec import AdapterSpec, FullSpec, Ia3Spec, read_spec
 from visionpeft.errors import FileFormatError
 from visionpeft.files.names import kernel
 
@@ -21,7 +21,7 @@ class Module:
     """One module as a file has it.
 
     Attributes:
-        method: "lora", "dora", "loha", "lokr" or "full".
+        method: "lora", "dora", "loha", "lokr", "ia3" or "full".
         parts: its parameters under this package's names.
         rank: what alpha is divided by.
         alpha: numerator of the scale.
@@ -58,9 +58,10 @@ def _of_one_method(component: str, modules: Mapping[str, Module], family: str) -
     methods = sorted({module.method for module in modules.values()})
     if len(methods) == 1:
         return modules
-    if "dora" in methods:
+    if alone := {"dora", "ia3"} & set(methods):
         raise FileFormatError(
-            f"the file mixes {' and '.join(methods)} in {component}: DoRA must stand alone in a component"
+            f"the file mixes {' and '.join(methods)} in {component}: {alone.pop()} must stand alone in a component, or"
+            " be read with base=…"
         )
     whole = {path: dense(module, path, family) for path, module in modules.items() if module.method != "full"}
     return {
@@ -82,6 +83,9 @@ def _spec(modules: Mapping[str, Module], family: str) -> AdapterSpec:
     if method == "full":
         others = tuple(sorted(path for path, module in modules.items() if not _is_layer(module)))
         return FullSpec(targets=tuple(sorted(modules)), others=others)
+    if method == "ia3":
+        inputs = sorted(path for path, module in modules.items() if scales_input(module.parts["ia3_l"]))
+        return Ia3Spec(targets=tuple(sorted(modules)), feedforward=tuple(inputs))
     rank = Counter(module.rank for module in modules.values()).most_common(1)[0][0]
     alpha = Counter(module.alpha for module in modules.values()).most_common(1)[0][0]
     first = next(iter(modules.values()))

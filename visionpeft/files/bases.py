@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -27,8 +27,7 @@ def weights_of(base: Any) -> Mapping[str, Tensor] | None:
     if base is None:
         return None
     if isinstance(base, Mapping):
-        weights = cast(Mapping[str, Tensor], base)
-        return {place: weight for place, weight in weights.items() if not place.endswith(".bias")}
+        return _Layers(cast(Mapping[str, Tensor], base))
     pipeline = base.pipeline if isinstance(base, Base) else base
     family, found = find_family(pipeline), dict[str, Tensor]()
     for component, module in components_of(pipeline).items():
@@ -36,18 +35,62 @@ def weights_of(base: Any) -> Mapping[str, Tensor] | None:
     return found
 
 
+def biases_of(base: Any) -> Mapping[str, Tensor] | None:
+    """Return "component.path" -> bias of the layers that have one; None where no base is given.
+
+    Args:
+        base: as for `weights_of`; of a mapping, what stands at "component.path.bias".
+    """
+    if base is None:
+        return None
+    if isinstance(base, Mapping):
+        values = cast(Mapping[str, Tensor], base)
+        return {name.removesuffix(".bias"): values[name] for name in values if name.endswith(".bias")}
+    pipeline = base.pipeline if isinstance(base, Base) else base
+    family, found = find_family(pipeline), dict[str, Tensor]()
+    for component, module in components_of(pipeline).items():
+        for path, layer in _own_layers(family, component, module):
+            bias: Any = getattr(layer, "bias", None)
+            found |= {} if bias is None else {f"{component}.{path}": bias.detach()}
+    return found
+
+
+class _Layers(Mapping[str, Tensor]):
+    """A mapping of weights and biases without the biases; what is read from the disk when asked for stays there."""
+
+    def __init__(self, inner: Mapping[str, Tensor]) -> None:
+        self._inner = inner
+        self._names = dict.fromkeys(name for name in inner if not name.endswith(".bias"))
+
+    def __getitem__(self, place: str) -> Tensor:
+        return self._inner[place]
+
+    def __contains__(self, place: object) -> bool:
+        return place in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 def _component_weights(family: Family, component: str, module: nn.Module) -> dict[str, Tensor]:
-    """The plain weights; where adapters are attached, a layer stands under its own path with ``.base`` behind."""
+    found: dict[str, Tensor] = {}
+    for path, layer in _own_layers(family, component, module):
+        weight: Any = layer.weight
+        found[f"{component}.{path}"] = weight.detach()
+    return found
+
+
+def _own_layers(family: Family, component: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The plain layers; where adapters are attached, a layer stands under its own path with ``.base`` behind."""
     layers = family.layers(component, module)
     adapted = {path.removesuffix(".base") for path in layers if path.endswith(".base")}
-    found: dict[str, Tensor] = {}
     for path, actual in layers.items():
         plain = path.removesuffix(".base")
-        inside_adapter = any(parent in adapted for parent in _parents(plain))
-        if not inside_adapter:
-            weight: Any = module.get_submodule(actual).weight
-            found[f"{component}.{plain}"] = weight.detach()
-    return found
+        if not any(parent in adapted for parent in _parents(plain)):  # what is inside an adapter is not the base's
+            yield plain, module.get_submodule(actual)
 
 
 def _parents(path: str) -> list[str]:

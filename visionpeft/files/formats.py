@@ -9,8 +9,9 @@ from torch import Tensor
 
 from visionpeft.adapters.archive import Adapter
 from visionpeft.files import diffusers_layout, kohya
+from visionpeft.files.lycoris import Changes
 from visionpeft.files.metadata import hashes, kohya_metadata, modelspec
-from visionpeft.files.names import STRUCTURE, Blocks
+from visionpeft.files.names import DORA, STRUCTURE, Blocks
 
 Tensors = Mapping[str, Tensor]
 
@@ -24,18 +25,22 @@ class Job:
         family: "sd1", "sd2" or "sdxl".
         dtype: "float32", "float16" or "bfloat16".
         weights: the base's weights ("component.path" -> weight), to check shapes and to name blocks; or None.
+        biases: the base's biases likewise.
         title: what the file is called.
         given: ModelSpec entries of the caller.
         format: the format's name.
+        programs: that it is written for, where they read a method differently.
     """
 
     adapter: Adapter
     family: str
     dtype: str
     weights: Tensors | None
+    biases: Tensors | None
     title: str
     given: Mapping[str, str]
     format: str
+    programs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,16 @@ class Format:
 
 
 def _write_kohya(job: Job) -> tuple[dict[str, Tensor], dict[str, str]]:
-    tensors = kohya.write(job.adapter, job.family, dtype=job.dtype, weights=job.weights, whole=job.format == "lycoris")
+    changes = Changes(job.weights, job.biases) if job.format == "lycoris" else None
+    tensors = kohya.write(
+        job.adapter, job.family, dtype=job.dtype, weights=job.weights, whole=changes, programs=job.programs
+    )
     prediction = job.given.get("prediction_type") or job.adapter.metadata.extra.get("prediction_type", "")
     header = _foreign(job.adapter) | kohya_metadata(job.adapter, job.family, prediction)
     blocks = Blocks.of(job.weights or ())
     header |= {STRUCTURE: str(blocks)} if job.family == "sdxl" and blocks.layers != Blocks().layers else {}
+    dora = any(spec.method == "dora" for spec in job.adapter.specs.values())
+    header |= {DORA: "base"} if dora and kohya.over_base_rows(job.programs, job.weights) else {}
     header |= {"ss_sd_model_name": job.adapter.metadata.base} if job.adapter.metadata.base else {}
     header |= modelspec(job.adapter, job.family, job.title, job.given)
     return tensors, header | hashes(tensors, header)
@@ -89,7 +99,7 @@ FORMATS = {
         ),
         Format(
             "lycoris",
-            methods=(*kohya.METHODS, "full"),
+            methods=(*kohya.METHODS, "full", "oft", "ia3"),
             programs=("ComfyUI", "AUTOMATIC1111", "Forge"),
             write=_write_kohya,
         ),

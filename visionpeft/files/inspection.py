@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,11 @@ from torch import Tensor
 from visionpeft import safefile
 from visionpeft.adapters import algebra
 from visionpeft.adapters.archive import HEADER, Adapter
-from visionpeft.adapters.spec import RankSpec, rank_of
+from visionpeft.adapters.convert import is_low_rank
+from visionpeft.adapters.methods import METHODS
+from visionpeft.adapters.spec import AdapterSpec, FullSpec, RankSpec, rank_of
 from visionpeft.errors import FileFormatError
+from visionpeft.files.hashes import check_hashes
 from visionpeft.files.layout import Found, Parsed, parse
 from visionpeft.files.names import STRUCTURE, Blocks
 from visionpeft.files.parts import is_dora, kind_of
@@ -49,7 +52,10 @@ def inspect(path: str | Path) -> dict[str, Any]:
             f"{path} is no adapter file of a known kind: it holds {', '.join(list(header.tensors)[:3])}"
         )
     tensors, metadata = safefile.load(path)
-    return common | _foreign(parsed, tensors, metadata)
+    facts = common | _foreign(parsed, tensors, metadata)
+    wrong = [name for name, right in check_hashes(path).items() if not right]
+    facts["unusual"] += [f"the header's {name} is not of these tensors: they were changed after it" for name in wrong]
+    return facts
 
 
 def _native(adapter: Adapter, header: safefile.Header) -> dict[str, Any]:
@@ -58,11 +64,66 @@ def _native(adapter: Adapter, header: safefile.Header) -> dict[str, Any]:
         "family": adapter.metadata.family or None,
         "base": adapter.metadata.base or None,
         "components": {component: _component(adapter, component) for component in adapter.specs},
+        "blocks": _own_blocks(adapter),
         "parameters": sum(tensor.numel() for tensor in adapter.tensors.values()),
         "trigger_words": list(adapter.metadata.trigger_words),
         "heads": sorted(adapter.heads),
+        "unusual": _own_unusual(adapter),
+        "programs": _after_export(adapter),
         "metadata": dict(header.metadata),
     }
+
+
+def _own_blocks(adapter: Adapter) -> dict[str, dict[str, Any]]:
+    rows: list[tuple[str, int | None, float | None]] = []
+    for place, parts in algebra.modules(adapter).items():
+        component, _, path = place.partition(".")
+        spec = adapter.specs[component]
+        rank = rank_of(spec, path) if isinstance(spec, RankSpec) else None
+        rows.append((place, rank, _own_norm(spec, parts, path)))
+    return _table(rows)
+
+
+def _own_norm(spec: AdapterSpec, parts: Mapping[str, Tensor], path: str) -> float | None:
+    """‖ΔW‖ where it needs no base, from the factors where there are some."""
+    if isinstance(spec, FullSpec):
+        whole = parts.get("weight.diff")
+        return None if whole is None else float(whole.float().norm())
+    if not is_low_rank(spec):
+        return None
+    down, up = (factor.double().flatten(1) for factor in algebra.low_rank(spec, parts, path=path))
+    return sqrt(max(float(((up.mT @ up) * (down @ down.mT)).sum()), 0.0))
+
+
+def _own_unusual(adapter: Adapter) -> list[str]:
+    broken = [n for n, t in adapter.tensors.items() if not bool(torch.isfinite(t.float()).all())]
+    notes = [f"{len(broken)} tensors hold values that are not numbers ('{broken[0]}' …)"] if broken else []
+    ranked = {c: spec for c, spec in adapter.specs.items() if isinstance(spec, RankSpec)}
+    based = sorted({spec.method for spec in adapter.specs.values() if METHODS[spec.method].needs_base})
+    if any(spec.rank_pattern for spec in ranked.values()):
+        notes.append("ranks are mixed")
+    if any(spec.alpha_pattern or spec.alpha not in (None, spec.rank) for spec in ranked.values()):
+        notes.append("alpha is not the rank: their scale is not 1")
+    if based:
+        notes.append(f"{', '.join(based)} are functions of the base's weights: changing them needs base=…")
+    ends = ("lora_B.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a", ".diff")
+    zero = [name for name, tensor in adapter.tensors.items() if name.endswith(ends) and not bool(tensor.any())]
+    return notes + ([f"{len(zero)} modules change nothing: all zero ('{zero[0]}' …)"] if zero else [])
+
+
+def _after_export(adapter: Adapter) -> dict[str, str]:
+    """By which format each program can be reached: none reads this program's own files."""
+    from visionpeft.files.formats import FORMATS
+
+    if adapter.metadata.family not in _JUDGED:
+        return {}
+    methods = {spec.method for spec in adapter.specs.values()}
+    answers: dict[str, str] = {}
+    for program in PROGRAMS:
+        able = [row.name for row in FORMATS.values() if program in row.programs and methods <= set(row.methods)]
+        written = f"after export as {' or '.join(able)}" if able else "after export with --rank or --energy, as LoRA"
+        answers[program] = f"does not read native files: {written}"
+    return answers
 
 
 def _component(adapter: Adapter, component: str) -> dict[str, Any]:
@@ -123,10 +184,14 @@ def _block(place: str) -> str:
 
 
 def _blocks(parsed: Parsed, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    return _table([(f.places[0], _rank(f, tensors), _norm(f, tensors)) for f in parsed.modules])
+
+
+def _table(modules: Iterable[tuple[str, int | None, float | None]]) -> dict[str, dict[str, Any]]:
+    """Modules (where, rank, norm) by block."""
     table: dict[str, dict[str, Any]] = {}
-    for found in parsed.modules:
-        row = table.setdefault(_block(found.places[0]), {"modules": 0, "ranks": set[int](), "squares": 0.0})
-        rank, length = _rank(found, tensors), _norm(found, tensors)
+    for place, rank, length in modules:
+        row = table.setdefault(_block(place), {"modules": 0, "ranks": set[int](), "squares": 0.0})
         row["modules"] += 1
         row["ranks"] |= set() if rank is None else {rank}
         row["squares"] = None if length is None or row["squares"] is None else row["squares"] + length**2

@@ -6,7 +6,6 @@ scalar ``.alpha`` for every module: the programs multiply with alpha / rank, and
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
@@ -14,9 +13,10 @@ from torch import Tensor
 
 from visionpeft.adapters import algebra
 from visionpeft.adapters.archive import Adapter
-from visionpeft.adapters.spec import FullSpec, scale_of
+from visionpeft.adapters.spec import scale_of
 from visionpeft.errors import AdapterError
 from visionpeft.files.checks import Parts, check_fits, narrowed
+from visionpeft.files.lycoris import Changes
 from visionpeft.files.names import Blocks, kohya_name
 from visionpeft.files.reading import divisor
 
@@ -33,7 +33,13 @@ METHODS = ("lora", "rslora", "dora", "loha", "lokr")
 
 
 def write(
-    adapter: Adapter, family: str, *, dtype: str, weights: Mapping[str, Tensor] | None, whole: bool = False
+    adapter: Adapter,
+    family: str,
+    *,
+    dtype: str,
+    weights: Mapping[str, Tensor] | None,
+    whole: Changes | None = None,
+    programs: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
     """Return the tensors of a kohya file; the scale of every module stands in its own float32 ``alpha``.
 
@@ -44,19 +50,22 @@ def write(
         family: "sd1", "sd2" or "sdxl".
         dtype: of the factors.
         weights: the base's, to check the shapes; or None.
-        whole: whether full tuning may be written too, as LyCORIS' whole differences.
+        whole: the writer of LyCORIS' whole differences, where they are allowed.
+        programs: that it is written for, where their readings of DoRA differ; see `over_base_rows`.
 
     Raises:
         AdapterError: a method that the layout cannot express, or factors that do not fit.
         FileFormatError: a module that has no name in the layout.
     """
-    blocks = Blocks.of(weights or ())
+    blocks, over_base = Blocks.of(weights or ()), over_base_rows(programs, weights)
     tensors: dict[str, Tensor] = {}
     for place, parts in algebra.modules(adapter).items():
         component, _, path = place.partition(".")
         spec = adapter.specs[component]
-        if whole and isinstance(spec, FullSpec):
-            tensors |= _differences(place, kohya_name(place, family, blocks), parts, dtype)
+        changed = None if whole is None else whole.module(place, spec, parts)
+        if changed is not None:
+            name = kohya_name(place, family, blocks)
+            tensors |= {f"{name}.{suffix}": _stored(place, suffix, tensor, dtype) for suffix, tensor in changed.items()}
             continue
         if spec.method not in METHODS:
             raise AdapterError(
@@ -64,27 +73,39 @@ def write(
                 "convert the adapter first with adapter.to_lora(rank=…, base=…)"
             )
         check_fits(place, parts, weights)
-        name = kohya_name(place, family, blocks)
-        for suffix, tensor in _module(parts, scale_of(spec, path)).items():
-            exact = suffix in ("alpha", "dora_scale")  # rounding these would change a whole module or row
-            tensors[f"{name}.{suffix}"] = narrowed(place, tensor, "float32" if exact else dtype)
+        name, scale = kohya_name(place, family, blocks), scale_of(spec, path)
+        divided = over_base and spec.method == "dora" and weights is not None
+        written = _over_base_rows(parts, scale, weights[place]) if divided else parts
+        for suffix, tensor in _module(written, scale).items():
+            tensors[f"{name}.{suffix}"] = _stored(place, suffix, tensor, dtype)
     return tensors
 
 
-def _differences(place: str, name: str, parts: Parts, dtype: str) -> dict[str, Tensor]:
-    """Full tuning of one module as LyCORIS has it; norms go by names of their own."""
-    if set(parts) - {"weight.diff", "bias.diff"} or re.search(r"(embedding|embeddings)$", place):
-        raise AdapterError(
-            f"LyCORIS files hold no change of '{place}' ({', '.join(sorted(parts))}): use format='native', or convert "
-            "with adapter.to_lora(rank=…, drop=True)"
-        )
-    weight, bias = parts.get("weight.diff"), parts.get("bias.diff")
-    if weight is not None and weight.ndim == 1:
-        bias = torch.zeros_like(weight) if bias is None else bias
-        named = {"w_norm": weight, "b_norm": bias}
-    else:
-        named = {suffix: t for suffix, t in (("diff", weight), ("diff_b", bias)) if t is not None}
-    return {f"{name}.{suffix}": narrowed(place, tensor, dtype) for suffix, tensor in named.items()}
+def over_base_rows(programs: tuple[str, ...], weights: Mapping[str, Tensor] | None) -> bool:
+    """Whether DoRA's magnitudes are written over the lengths of W's rows instead of those of W + ΔV.
+
+    ComfyUI and Forge divide magnitudes by output by the former; the paper, peft and LyCORIS by the latter.
+    """
+    if not programs or not set(programs) <= {"ComfyUI", "Forge"}:
+        return False
+    first = next(iter((weights or {}).values()), None)
+    return first is not None and not first.is_meta
+
+
+def _over_base_rows(parts: Parts, scale: float, weight: Tensor) -> dict[str, Tensor]:
+    """DoRA's magnitudes times ‖W‖ / ‖W + ΔV‖ by row: divided by ‖W‖ they give what DoRA is."""
+    added = scale * (parts["lora_B.weight"].float().flatten(1) @ parts["lora_A.weight"].float().flatten(1))
+    rows = weight.float().flatten(1)
+    ratio = rows.norm(dim=1) / (rows + added).norm(dim=1)
+    magnitudes = parts["lora_magnitude_vector"].float()
+    return {**parts, "lora_magnitude_vector": magnitudes * ratio.reshape(magnitudes.shape)}
+
+
+def _stored(place: str, suffix: str, tensor: Tensor, dtype: str) -> Tensor:
+    """A tensor in the file's type; what would change a whole module or row by rounding stays exact."""
+    if suffix == "on_input":
+        return tensor
+    return narrowed(place, tensor, "float32" if suffix in ("alpha", "dora_scale") else dtype)
 
 
 def _module(parts: Parts, scale: float) -> dict[str, Tensor]:

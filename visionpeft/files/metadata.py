@@ -19,6 +19,7 @@ from visionpeft import safefile
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
 from visionpeft.adapters.spec import LokrSpec, RankSpec, rank_of, scale_of
 from visionpeft.errors import FileFormatError, did_you_mean
+from visionpeft.files.thumbnail import check_thumbnail
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,13 @@ def modelspec(adapter: Adapter, family: str, title: str, given: Mapping[str, str
             is given: a LoRA of a small base must not claim the published size.
 
     Raises:
-        FileFormatError: ModelSpec has no such entry.
+        FileFormatError: ModelSpec has no such entry, or a thumbnail that is no small picture.
     """
     for name in given:
         if name not in MODELSPEC:
             raise FileFormatError(f"ModelSpec has no entry '{name}'.{did_you_mean(name, MODELSPEC)}")
+    if "thumbnail" in given:
+        check_thumbnail(given["thumbnail"])
     facts = facts_of(family, given.get("prediction_type") or adapter.metadata.extra.get("prediction_type", ""))
     entries = {
         "sai_model_spec": "1.0.1",
@@ -126,7 +129,7 @@ def _methods(adapter: Adapter) -> set[str]:
 
 
 def _arguments(adapter: Adapter) -> dict[str, str]:
-    names = {"lora": "lora", "rslora": "lora", "dora": "lora"}
+    names = {"rslora": "lora", "dora": "lora", "oft": "full"}  # OFT is written as the differences that it makes
     methods = _methods(adapter)
     if methods <= {"lora", "rslora"}:
         return {}

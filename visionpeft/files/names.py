@@ -42,6 +42,8 @@ RESNET_PARTS = {
 
 STRUCTURE = "visionpeft_unet"
 """Header entry with the UNet's structure, where it is not the published models' and the names depend on it."""
+DORA = "visionpeft_dora"
+"""Header entry of files whose DoRA magnitudes stand over the lengths of the base's rows: "base"."""
 
 FIXED = {
     "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",

@@ -40,6 +40,12 @@ class ProgramProof:
         max_rel_error: largest ‖ΔW error‖ / ‖ΔW‖ (Frobenius) of a module.
         tolerance: the relative error that the file's rounding explains.
         notes: what a user should know.
+        biases: biases of the adapter, norms' among them, that it changes.
+        expected_biases: biases of the adapter.
+        max_bias_error: no bias is further off than this.
+        max_rel_bias_error: largest ‖Δb error‖ / ‖Δb‖ of a bias.
+        gate: how the program tells for which base a file is, and what it finds; "" where it does not ask.
+        gate_passed: whether the file passes for the base's family there.
     """
 
     program: str
@@ -51,23 +57,33 @@ class ProgramProof:
     max_rel_error: float
     tolerance: float
     notes: tuple[str, ...] = ()
+    biases: int = 0
+    expected_biases: int = 0
+    max_bias_error: float = 0.0
+    max_rel_bias_error: float = 0.0
+    gate: str = ""
+    gate_passed: bool = True
 
     @property
     def ok(self) -> bool:
         """Whether every module applies with the right values and nothing of the file is left over."""
         whole = self.accepted and self.applied == self.expected and not self.ignored_keys
-        return whole and self.max_rel_error <= self.tolerance
+        return whole and max(self.max_rel_error, self.max_rel_bias_error) <= self.tolerance
 
     def __str__(self) -> str:
+        gate = f"version gate {'passed' if self.gate_passed else 'NOT passed'}: {self.gate}" if self.gate else ""
         if not self.accepted:
-            return f"{self.program}: refuses the file: {'; '.join(self.notes)}"
+            return "; ".join((f"{self.program}: refuses the file: {'; '.join(self.notes)}", *([gate] if gate else [])))
         count = f"{self.applied} of {self.expected}"
         line = f"{self.program}: {count} modules apply, max |ΔW error| ≤ {self.max_abs_error:.1g}"
         if self.max_rel_error > self.tolerance:
             line += f", WRONG VALUES (relative error {self.max_rel_error:.1g})"
+        if self.expected_biases:
+            line += f", {self.biases} of {self.expected_biases} biases, max |Δb error| ≤ {self.max_bias_error:.1g}"
+            line += ", WRONG BIASES" if self.max_rel_bias_error > self.tolerance else ""
         if self.ignored_keys:
             line += f", {len(self.ignored_keys)} keys ignored ({self.ignored_keys[0]} …)"
-        return "; ".join((line, *self.notes[:2]))
+        return "; ".join((line, *self.notes[:2], *([gate] if gate else [])))
 
 
 @dataclass(frozen=True)
@@ -94,23 +110,29 @@ class Proof:
 
 
 def prove_file(
-    path: Path, adapter: Adapter, family: str, weights: Mapping[str, Tensor] | None, meant_for: tuple[str, ...]
+    path: Path,
+    adapter: Adapter,
+    family: str,
+    weights: Mapping[str, Tensor] | None,
+    meant_for: tuple[str, ...],
+    biases: Mapping[str, Tensor] | None = None,
 ) -> Proof:
-    """Read a file back by each program's rules and compare every module's ΔW with the adapter's.
+    """Read a file back by each program's rules and compare every module's ΔW and Δb with the adapter's.
 
     Raises:
         AdapterError: a method whose ΔW needs the base's weights, and they are not given.
         FileFormatError: the file is no whole safetensors file.
     """
     tensors, metadata = safefile.load(path)
-    expected = dict(_expected(adapter, weights))
+    expected, shifts = dict(_expected(adapter, weights)), dict(_expected_biases(adapter, biases or {}))
     model = _model(expected, family, weights)
     file = File(tensors, metadata)
     types = {safefile.dtype_name(tensor.dtype) for tensor in tensors.values()}
     tolerance = max((TOLERANCE.get(name, inf) for name in types), default=0.0)
     errors: dict[tuple[object, ...], tuple[float, float]] = {}
     proofs = {
-        name: _program_proof(name, read(file, model), expected, tolerance, errors) for name, read in PROGRAMS.items()
+        name: _program_proof(name, read(file, model), expected, shifts, tolerance, errors)
+        for name, read in PROGRAMS.items()
     }
     return Proof(path, proofs, meant_for)
 
@@ -133,6 +155,16 @@ def _expected(adapter: Adapter, weights: Mapping[str, Tensor] | None) -> Iterato
             raise AdapterError(f"{place}: {error}") from error
 
 
+def _expected_biases(adapter: Adapter, biases: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Δb of every module whose bias changes: full tuning's are its own, (IA)³'s follow from the base's."""
+    for place, parts in algebra.modules(adapter).items():
+        spec = adapter.specs[place.partition(".")[0]]
+        bias = biases.get(place, parts.get("bias.diff"))
+        change = None if bias is None else algebra.bias_delta(spec, parts, bias)
+        if change is not None and bool(change.any()):
+            yield place, change.flatten()
+
+
 def _model(expected: Mapping[str, Change], family: str, weights: Mapping[str, Tensor] | None) -> Model:
     """The model that the programs have loaded: the base where it is given, otherwise just the adapter's modules."""
     shapes = {place: _shape(change) for place, change in expected.items()}
@@ -153,12 +185,14 @@ def _program_proof(
     name: str,
     reading: Reading,
     expected: Mapping[str, Change],
+    shifts: Mapping[str, Tensor],
     tolerance: float,
     errors: dict[tuple[object, ...], tuple[float, float]],
 ) -> ProgramProof:
     changes = reading.changes if reading.accepted else {}
     found = {place: change for place, change in changes.items() if place in expected}
     pairs = [_known_difference(place, expected[place], change, errors) for place, change in found.items()]
+    bias_error, relative_bias_error = _bias_difference(shifts, reading.biases if reading.accepted else {})
     stray = tuple(f"{place} (changed, but not in the adapter)" for place in reading.changes if place not in expected)
     return ProgramProof(
         program=name,
@@ -170,7 +204,24 @@ def _program_proof(
         max_rel_error=max((relative for _, relative in pairs), default=0.0),
         tolerance=tolerance,
         notes=tuple(dict.fromkeys(reading.notes)),
+        biases=sum(place in reading.biases for place in shifts) if reading.accepted else 0,
+        expected_biases=len(shifts),
+        max_bias_error=bias_error,
+        max_rel_bias_error=relative_bias_error,
+        gate=reading.gate,
+        gate_passed=reading.passed,
     )
+
+
+def _bias_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tuple[float, float]:
+    """Return max |error| and the largest ‖error‖ / ‖expected‖ over all biases; one that is left out counts whole."""
+    worst = (0.0, 0.0)
+    for place in {*expected, *found}:
+        target = expected[place] if place in expected else torch.zeros_like(found[place])
+        error = (target.float() - (found[place].float() if place in found else 0.0)).double()
+        pair = _finite(float(error.abs().max()), float(error.norm()), float(target.double().norm()))
+        worst = max(worst[0], pair[0]), max(worst[1], pair[1])
+    return worst
 
 
 def _known_difference(

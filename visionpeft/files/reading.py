@@ -17,8 +17,9 @@ from visionpeft.files.assemble import Module, assemble, dense
 from visionpeft.files.checks import check_fits
 from visionpeft.files.diffusers_layout import HEADER, scale_in_header, settings_of
 from visionpeft.files.layout import Found, Parsed
+from visionpeft.files.lycoris import has_no_bias
 from visionpeft.files.metadata import read_metadata
-from visionpeft.files.names import STRUCTURE
+from visionpeft.files.names import DORA, STRUCTURE
 from visionpeft.files.parts import Kind, kind_of
 
 Tensors = Mapping[str, Tensor]
@@ -49,6 +50,8 @@ def adapter_of(parsed: Parsed, tensors: Tensors, metadata: Mapping[str, str], ba
         named = {suffix: tensors[key] for suffix, key in found.keys.items()}
         for place, own in _shared_out(found, named):
             modules[place] = _module(found.name, place, own, parsed.family, scale, arguments, base)
+    if metadata.get(DORA) == "base":
+        modules = {place: _over_own_rows(place, module, base) for place, module in modules.items()}
     heads = {
         f"{component}.token.{word}": torch.atleast_2d(tensors[key])
         for word, vectors in parsed.words.items()
@@ -80,7 +83,7 @@ def _check_names(parsed: Parsed) -> None:
 
 def _kept(parsed: Parsed, metadata: Mapping[str, str]) -> dict[str, str]:
     """The header's entries that are no structure of the file."""
-    structure = {HEADER, "format", STRUCTURE}
+    structure = {HEADER, "format", STRUCTURE, DORA}
     if parsed.layout == "cloneofsimo":
         structure |= {"unet", "text_encoder", *parsed.words}
         structure |= {name for name in metadata if cloneofsimo.NAME.fullmatch(name.replace(":rank", ":up"))}
@@ -123,6 +126,8 @@ def _module(
     path = place.partition(".")[2]
     if kind.name in ("full", "norm"):
         return Module("full", _differences(named), 1, 1.0)
+    if kind.name == "ia3" and base is None and (vector := _vector(place, named)) is not None:
+        return Module("ia3", {"ia3_l": vector}, 1, 1.0)
     if kind.base:
         weight = _weight(kind.name, name, place, base)
         if kind.name not in ("oft", "ia3"):
@@ -160,6 +165,15 @@ def _kind(name: str, named: Tensors) -> Kind:
 def _differences(named: Tensors) -> dict[str, Tensor]:
     names = {"diff": "weight.diff", "w_norm": "weight.diff", "diff_b": "bias.diff", "b_norm": "bias.diff"}
     return {names[suffix]: tensor for suffix, tensor in named.items() if suffix in names}
+
+
+def _vector(place: str, named: Tensors) -> Tensor | None:
+    """(IA)³'s vector where it says all without the base: of inputs, or of outputs where there is no bias to scale."""
+    values, on_input = named["weight"], named["on_input"]
+    if on_input.numel() != 1 or values.numel() < 2 or values.ndim != 1 or values.is_complex():
+        return None
+    inputs = bool(on_input.any())
+    return 1 + (values[None] if inputs else values[:, None]).float() if inputs or has_no_bias(place) else None
 
 
 def _weight(kind: str, name: str, place: str, base: Tensors | None) -> Tensor:
@@ -221,6 +235,20 @@ def _decomposed(
         )
     change = turned.dora(added, magnitudes, weight, axis=0 if by_output else 1)
     return Module("full", {"weight.diff": change}, 1, 1.0)
+
+
+def _over_own_rows(place: str, module: Module, base: Tensors | None) -> Module:
+    """DoRA whose magnitudes stand over ‖W‖ by row, as ComfyUI divides them: over ‖W + ΔV‖, as this package has it."""
+    if module.method != "dora":
+        return module
+    rows = _weight("DoRA for ComfyUI", place, place, base).float().flatten(1)
+    up, down = module.parts["lora_B.weight"].float().flatten(1), module.parts["lora_A.weight"].float().flatten(1)
+    if rows.shape != (up.shape[0], down.shape[1]):
+        raise FileFormatError(f"'{place}' does not fit a weight of {list(rows.shape)}: another base's file")
+    ratio = (rows + module.alpha / module.rank * (up @ down)).norm(dim=1) / rows.norm(dim=1)
+    magnitudes = module.parts["lora_magnitude_vector"].float()
+    parts = {**module.parts, "lora_magnitude_vector": magnitudes * ratio.reshape(magnitudes.shape)}
+    return Module("dora", parts, module.rank, module.alpha)
 
 
 def _arguments(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -158,6 +158,16 @@ def test_what_a_format_cannot_express_becomes_lora_on_request(tmp_path):
         assert float((again[place] - exact).norm() / exact.norm()) < 1e-6
 
 
+def test_rank_or_energy_makes_lora_of_what_the_format_has_but_programs_read_otherwise():
+    one, base = adapter("sd1", "dora"), weights("sd1")
+    assert convertible(one, "kohya") == (one, None)
+    found, cut = convertible(one, "kohya", energy=1.0, base=base)
+    assert {spec.method for spec in found.specs.values()} == {"lora"}
+    assert cut.kept == pytest.approx(1.0)
+    plain = adapter("sd1", "lora")
+    assert convertible(plain, "kohya", rank=1) == (plain, None)
+
+
 def test_what_a_named_program_would_half_read_is_not_written(tmp_path):
     one = adapter("sd1", "lora")
     with pytest.raises(AdapterError, match=r"was not written.*ComfyUI"):
@@ -168,7 +178,9 @@ def test_what_a_named_program_would_half_read_is_not_written(tmp_path):
     with pytest.raises(OutputError, match="exists"):
         write(one, done.path)
     with pytest.raises(FileFormatError, match="Did you mean 'ComfyUI'"):
-        write(one, tmp_path / "y.safetensors", programs=("ComfyUi",))
+        write(one, tmp_path / "y.safetensors", programs=("ComfyU",))
+    done = write(one, tmp_path / "z.safetensors", "diffusers", programs=("DIFFUSERS",))
+    assert (done.ok, done.proof.meant_for) == (True, ("diffusers",))
 
 
 @pytest.mark.parametrize("format", ["native", "kohya", "diffusers"])

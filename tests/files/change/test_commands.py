@@ -81,6 +81,30 @@ def test_export_and_its_script_refuse_what_would_be_half_read(file, capsys):
     assert Path("robot.kohya.safetensors").is_file()
 
 
+def test_an_export_is_refused_by_default_where_a_main_program_would_half_read_it(file, capsys):
+    adapter("sd1", "dora").save("dora.safetensors")
+    arguments = ("export", "dora.safetensors", "--base", "base.safetensors", "--dtype", "float32")
+    status, _, err = told(capsys, *arguments)
+    assert status == 2
+    assert "ComfyUI" in err
+    assert "--even-if-half-read" in err
+    assert not Path("dora.kohya.safetensors").exists()
+    assert told(capsys, *arguments, "--even-if-half-read")[0] == 1  # written, and said to be wrong
+    found = answer(capsys, *arguments, "--energy", "1", "--overwrite")
+    assert float(found["energy kept"]) == pytest.approx(1.0)
+    assert found["proof"]["programs"]["InvokeAI"]["applied"] == found["proof"]["programs"]["InvokeAI"]["expected"]
+    assert answer(capsys, "export", "dora.safetensors", "--base", "base.safetensors", "--format", "diffusers",
+                  "--target", "Diffusers")["proof"]["meant_for"] == ["diffusers"]  # fmt: skip
+
+
+def test_blend_and_merge_take_other_programs_files(file, capsys):
+    status, _, err = told(capsys, "convert", file, "--format", "kohya", "--output", "k.safetensors")
+    assert status == 0, err
+    answer(capsys, "blend", "k.safetensors=0.5", f"{file}=0.5", "--output", "both.safetensors", "--method", "linear")
+    assert read("both.safetensors").specs.keys() == read(file).specs.keys()
+    assert answer(capsys, "merge", "base.safetensors", "k.safetensors", "--output", "m.safetensors")["tensors"] > 20
+
+
 def test_weights_are_read_by_part():
     assert strengths("a.safetensors=unet:1,*:0.5") == (Path("a.safetensors"), {"unet": 1.0, "*": 0.5})
     assert strengths("a.safetensors=-0.5") == (Path("a.safetensors"), -0.5)

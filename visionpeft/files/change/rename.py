@@ -11,11 +11,13 @@ from visionpeft import safefile
 from visionpeft.adapters.archive import HEADER
 from visionpeft.errors import FileFormatError, OutputError, did_you_mean
 from visionpeft.files.metadata import MODELSPEC, hashes
+from visionpeft.files.names import DORA, STRUCTURE
+from visionpeft.files.thumbnail import check_thumbnail
 
 _PIECE = 1 << 24  # bytes copied at a time
 _FIXED = ("ss_network_", "ss_base_model_version", "ss_v2", "sshs_", "modelspec.hash_sha256", "modelspec.sai_")
 """Entries that follow from the tensors: changing them would make the file lie."""
-_OWN = (HEADER, "lora_adapter_metadata", "format", "visionpeft_unet")
+_OWN = (HEADER, "lora_adapter_metadata", "format", STRUCTURE, DORA)
 
 
 def rename(
@@ -47,6 +49,8 @@ def rename(
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists: name another file with --output, or allow overwriting with --overwrite")
     changes = {_key(name): value for name, value in (entries or {}).items()}
+    if "modelspec.thumbnail" in changes:
+        check_thumbnail(changes["modelspec.thumbnail"])
     gone = [_key(name) for name in drop]
     if not changes and not gone and triggers is None:
         raise FileFormatError(f"{path}: nothing to change: give trigger words, a title or other entries")

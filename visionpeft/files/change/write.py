@@ -63,7 +63,8 @@ def write(
         base: a ``Base``, a ``Checkpoint``, or weights by "component.path"; see ``export``.
         dtype: "float16", "bfloat16" or "float32".
         metadata: ModelSpec entries.
-        programs: programs that must read it whole: otherwise nothing is written.
+        programs: programs that must read it whole, in any case: otherwise nothing is written. The proof is then judged
+            by them, without any by all that the format is written for.
         anyway: write it all the same.
         overwrite: whether an existing file may be replaced.
 
@@ -73,18 +74,22 @@ def write(
         OutputError: the file exists or cannot be written; nothing is left behind.
     """
     path = Path(path)
-    _check_names(format, programs)
+    programs = _check_names(format, programs)
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists: choose another name, or allow overwriting with --overwrite")
     if isinstance(base, Checkpoint):
         adapter, base = with_family(adapter, base.family), weights_for(adapter, base)
     with beside(path) as folder:
-        hidden = export(adapter, folder / path.name, format, base=base, dtype=dtype, metadata=metadata)
+        hidden = export(
+            adapter, folder / path.name, format, base=base, dtype=dtype, metadata=metadata, programs=programs
+        )
         proof = prove(hidden, adapter, base=base) if FORMATS[format].programs else None
         if proof is not None and not anyway:
             _check_read_whole(path, proof, programs)
         files = place(folder, path.parent, overwrite=overwrite)
-    return Written(path, format, tuple(files), proof and replace(proof, path=path))
+    if proof is not None:
+        proof = replace(proof, path=path, meant_for=programs or proof.meant_for)
+    return Written(path, format, tuple(files), proof)
 
 
 def convertible(
@@ -94,7 +99,9 @@ def convertible(
     energy: float | None = None,
     base: Mapping[str, Tensor] | None = None,
 ) -> tuple[Adapter, Resized | None]:
-    """Return an adapter that a format can express: itself, or plain LoRA of its ΔW where rank or energy is given.
+    """Return an adapter that a format can express: itself, or LoRA of its ΔW where rank or energy is given.
+
+    LoRA and rsLoRA stay as they are where the format has them; see `resize` for them.
 
     Raises:
         AdapterError: the format cannot express the method, and neither rank nor energy is given.
@@ -103,9 +110,10 @@ def convertible(
     _check_names(format, ())
     able = FORMATS[format].methods
     unable = [spec.method for spec in adapter.specs.values() if able and spec.method not in able]
-    if not unable:
+    asked = rank is not None or energy is not None
+    if not unable and not (asked and any(spec.method not in ("lora", "rslora") for spec in adapter.specs.values())):
         return adapter, None
-    if rank is None and energy is None:
+    if not asked:
         raise AdapterError(
             f"the format '{format}' cannot express the method '{unable[0]}': give --rank or --energy to write its best"
             " approximation as LoRA, or --format native"
@@ -135,14 +143,17 @@ def weights_for(adapter: Adapter, base: Checkpoint) -> Mapping[str, Tensor]:
     return dict(base.weights) if needed else base.shapes
 
 
-def _check_names(format: str, programs: tuple[str, ...]) -> None:
+def _check_names(format: str, programs: tuple[str, ...]) -> tuple[str, ...]:
+    """The programs as they are called, whatever the case that they were asked for in."""
     if format not in FORMATS:
         raise FileFormatError(f"unknown format '{format}': one of {', '.join(FORMATS)}.{did_you_mean(format, FORMATS)}")
+    known = {name.lower(): name for name in PROGRAMS}
     for name in programs:
-        if name not in PROGRAMS:
+        if name.lower() not in known:
             raise FileFormatError(
                 f"unknown program '{name}': one of {', '.join(PROGRAMS)}.{did_you_mean(name, PROGRAMS)}"
             )
+    return tuple(known[name.lower()] for name in programs)
 
 
 def _check_read_whole(path: Path, proof: Proof, programs: tuple[str, ...]) -> None:
@@ -150,5 +161,6 @@ def _check_read_whole(path: Path, proof: Proof, programs: tuple[str, ...]) -> No
     if failing:
         raise AdapterError(
             f"{path} was not written, because it would not be read whole: {' | '.join(failing)}. Try another --format,"
-            " or --anyway to write it all the same."
+            " --rank or --energy to write plain LoRA, --target for the programs that matter alone, or"
+            " --even-if-half-read."
         )

@@ -14,6 +14,7 @@ from visionpeft.files.readers.rules import (
     Model,
     Parts,
     Reading,
+    Whole,
     dora,
     flat,
     grouped,
@@ -43,10 +44,12 @@ _RESBLOCKS = {"mlp_fc1": "mlp_c_fc", "mlp_fc2": "mlp_c_proj", "self_attn": "attn
 
 def apply(file: File, model: Model) -> Reading:
     """Keys split at their first dot; unknown modules are logged, an unknown kind of module drops the whole file."""
-    hidden = _hidden(file.metadata, model.family)
-    if hidden:
-        return Reading.refused(hidden)
-    reading, layers = Reading(), _layers(model)
+    version = _version(file.metadata)
+    gate = f"its header says {version or 'nothing, so it is listed with any base'}"
+    if version not in ("", model.family):
+        reason = f"hidden in the list while a model of {model.family} is loaded: it passes for {version}"
+        return Reading.refused(reason, gate, passed=False)
+    reading, layers = Reading(gate=gate), _layers(model)
     for name, parts in grouped(file.tensors).items():
         place = layers.get(_original(name, model)) or layers.get(_sdxl(name))
         if place is None:
@@ -54,25 +57,23 @@ def apply(file: File, model: Model) -> Reading:
             continue
         kind = _kind(parts)
         if kind is None:
-            return Reading.refused(f"{name}: no known kind of module has {sorted(parts)}; the whole file is dropped")
+            return Reading.refused(
+                f"{name}: no known kind of module has {sorted(parts)}; the whole file is dropped", gate
+            )
         change = _change(kind, parts, model.shapes[place], model.weight(place), reading)
         if change is not None:
             reading.changes[place] = change
+            reading.add_bias(place, parts, model.shapes[place][0])
     return reading
 
 
-def _hidden(metadata: Mapping[str, str], family: str) -> str:
-    """Why the file is not listed while a model of this family is loaded; "" where it is."""
+def _version(metadata: Mapping[str, str]) -> str:
+    """The base that the file passes for: it is listed with no other; "" without metadata, with any."""
     if not metadata:
         return ""
-    version = "sd1"
     if metadata.get("ss_base_model_version", "").startswith("sdxl_"):
-        version = "sdxl"
-    elif metadata.get("ss_v2") == "True":
-        version = "sd2"
-    if version == family:
-        return ""
-    return f"hidden in the list while a model of {family} is loaded: it passes for {version}"
+        return "sdxl"
+    return "sd2" if metadata.get("ss_v2") == "True" else "sd1"
 
 
 def _layers(model: Model) -> dict[str, str]:
@@ -157,9 +158,23 @@ def _change(kind: str, parts: Parts, shape: tuple[int, int], weight: Tensor | No
         change = lokr(parts, alpha, shape)
     elif kind in ("full", "norm"):
         change = whole(parts["diff" if kind == "full" else "w_norm"].float(), shape)
+    elif kind == "ia3":
+        change = _scaled(parts, weight, reading)
     if change is None or "dora_scale" not in parts:
         return change
     if weight is None:
         reading.notes = [NEEDS_BASE]
         return None
     return dora(change, parts["dora_scale"], weight, norm="input")  # it knows magnitudes by input only
+
+
+def _scaled(parts: Parts, weight: Tensor | None, reading: Reading) -> Change | None:
+    """(IA)³ of a linear layer: its vector times W, which is added."""
+    if weight is None:
+        reading.notes = [NEEDS_BASE.replace("DoRA", "(IA)³")]
+        return None
+    values = parts["weight"].float().flatten()
+    axis = 1 if "on_input" in parts and parts["on_input"].any() else 0
+    if weight.ndim != 2 or values.numel() != weight.shape[axis]:
+        return None
+    return Whole(weight.float() * (values if axis else values[:, None]))

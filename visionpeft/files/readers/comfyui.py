@@ -91,8 +91,9 @@ def _module(
             break
     else:
         change = _lycoris(own, name, alpha, shape, used)
+    reading.add_bias(place, own, shape[0])
     if change is None:
-        if own:
+        if set(own) - {"alpha", "diff_b"}:
             reading.notes.append(f"{name}: shapes do not fit, logged and left out")
         return None
     return _decomposed(change, own, place, model, reading)

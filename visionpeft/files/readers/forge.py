@@ -11,8 +11,10 @@ MOST_UNMATCHED = 12
 def apply(file: File, model: Model) -> Reading:
     """Refuse with "LoRA version mismatch" where too many keys of the UNet and the text encoders match nothing."""
     reading = comfyui.read(file, comfyui.key_map(model), model)
+    reading.gate = f"{len(reading.ignored)} of at most {MOST_UNMATCHED} keys match no module"
     if len(reading.ignored) > MOST_UNMATCHED:
-        refused = Reading.refused(f'"LoRA version mismatch": {len(reading.ignored)} keys match no module')
+        reason = f'"LoRA version mismatch": {len(reading.ignored)} keys match no module'
+        refused = Reading.refused(reason, reading.gate, passed=False)
         refused.ignored = reading.ignored
         return refused
     return reading

@@ -32,32 +32,34 @@ _ORIGINAL = ("input_blocks_", "middle_block_", "output_blocks_", "time_embed_", 
 def apply(file: File, model: Model) -> Reading:
     """Refuse what the probe or the conversion does not know; keys of modules that are not there are left out."""
     groups = grouped(file.tensors)
-    refusal = _probe(groups, model) or _mixed(groups, model.family)
-    if refusal:
-        return Reading.refused(refusal)
-    reading, modules = Reading(), _modules(model, original=_is_original(groups))
+    width = _text_width(groups)
+    gate = f"a text width of {width}" + (f" is {WIDTHS[width]}" if width in WIDTHS else "")
+    if refusal := _probe(groups, model, width):
+        return Reading.refused(refusal, gate, passed=False)
+    if refusal := _mixed(groups, model.family):
+        return Reading.refused(refusal, gate)
+    reading, modules = Reading(gate=gate), _modules(model, original=_is_original(groups))
     for name, parts in groups.items():
         if _layer_kind(parts) is None:
-            return Reading.refused(f"{name}: unknown kind of layer {sorted(parts)}")
+            return Reading.refused(f"{name}: unknown kind of layer {sorted(parts)}", gate)
         place = modules.get(name)
         if place is None:
             if model.family == "sdxl" and name.startswith("lora_unet_") and _is_original(groups):
-                return Reading.refused(f"{name}: no SDXL module of that name")
+                return Reading.refused(f"{name}: no SDXL module of that name", gate)
             reading.ignored += [f"{name}.{suffix}" for suffix in parts]
             continue
         change = _change(parts, model.shapes[place], model.weight(place), reading)
         if change is None and not reading.notes:
-            return Reading.refused(f"{name}: shapes do not fit")
+            return Reading.refused(f"{name}: shapes do not fit", gate)
         if change is not None:
             reading.changes[place] = change
     return reading
 
 
-def _probe(groups: Mapping[str, Parts], model: Model) -> str:
+def _probe(groups: Iterable[str], model: Model, width: int | None) -> str:
     """Why the file is not recognised as a LoRA of this family; "" where it is."""
     if not any(name.startswith(("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")) for name in groups):
         return "the keys are none of a LoRA that InvokeAI knows"
-    width = _text_width(groups)
     if width is None:
         return "unrecognized token vector length: no cross-attention and no text encoder in the file"
     if width in WIDTHS and WIDTHS[width] != model.family:
@@ -150,4 +152,6 @@ def _change(parts: Parts, shape: tuple[int, int], weight: Tensor | None, reading
     if weight is None:
         reading.notes = [NEEDS_BASE]
         return None
+    if alpha not in (None, rank):
+        reading.notes = ["older versions apply the scale of DoRA twice"]
     return dora(change, parts["dora_scale"], weight, norm="input")  # it reads magnitudes by input only

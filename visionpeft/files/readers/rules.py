@@ -53,17 +53,29 @@ class Reading:
         changes: "component.path" -> the ΔW that it adds.
         ignored: keys of the file that change nothing.
         notes: what a user should know, a sentence each.
+        biases: "component.path" -> what it adds to the bias.
+        gate: by what the program tells for which base a file is, and what it found; "" where it does not ask.
+        passed: whether the file passed that gate.
     """
 
     accepted: bool = True
     changes: dict[str, Change] = field(default_factory=dict[str, Change])
     ignored: list[str] = field(default_factory=list[str])
     notes: list[str] = field(default_factory=list[str])
+    biases: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    gate: str = ""
+    passed: bool = True
 
     @staticmethod
-    def refused(reason: str) -> Reading:
+    def refused(reason: str, gate: str = "", *, passed: bool = True) -> Reading:
         """A file that the program does not load."""
-        return Reading(accepted=False, notes=[reason])
+        return Reading(accepted=False, notes=[reason], gate=gate, passed=passed)
+
+    def add_bias(self, place: str, parts: Parts, outputs: int) -> None:
+        """Take what a module adds to its bias, or to a norm's, where it fits."""
+        bias = parts.get("diff_b", parts.get("b_norm"))
+        if bias is not None and bias.numel() == outputs:
+            self.biases[place] = bias.flatten()
 
 
 @dataclass(frozen=True)
