@@ -179,6 +179,13 @@ def test_weights_of_an_adapter_to_paint_with(text: str, expected: object):
     assert weights_of(text) == (Path("a.safetensors"), expected)
 
 
+def test_again_takes_the_blend_from_the_recipe(capsys: pytest.CaptureFixture[str]):
+    for more in (["--x", "seed=0,1"], ["--region", "a=b.png"], ["--compose", "switch"]):
+        status, _, err = told(capsys, "generate", "--again", "x.png", *more)
+        assert status == 2
+        assert f"leave '{more[1]}' out" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

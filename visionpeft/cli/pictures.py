@@ -68,6 +68,8 @@ def generate(
     if bool(prompt) == (again is not None):
         raise ConfigError("give either --prompt (once or more) or --again PICTURE.")
     if again is not None:
+        if others := [text for text in (*(region or ()), x, y, z, compose if compose != "sum" else None) if text]:
+            raise ConfigError(f"--again paints what the picture's recipe says: leave '{others[0]}' out.")
         made = run_again(again, output, [path for path, _ in chosen], base, progress=TerminalProgress())
         answer = {"picture": here(made.picture), "difference": made.difference}
     else:

@@ -94,7 +94,7 @@ def _read(source: str | Path | io.BytesIO, name: str, formats: Sequence[str]) ->
             if max(picture.size) > _LARGEST:
                 raise DataError(f"{name}: a mask has at most {_LARGEST} pixels a side, not {max(picture.size)}.")
             return region_of(picture)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{name} is no picture that can be read as a mask: {error}.") from error
 
 
