@@ -197,7 +197,7 @@ def test_inspect_says_what_a_file_is(tmp_path):
     assert report["components"]["text_encoder_2"] == {"method": "lora", "modules": 12, "ranks": {"4": 12}}
 
 
-@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "loha", "lokr", "full"])
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "loha", "lokr", "full", "oft", "ia3"])
 def test_random_round_trips_of_the_benchmark_are_exact(tmp_path, method):
     import importlib.util
     import random
@@ -210,5 +210,8 @@ def test_random_round_trips_of_the_benchmark_are_exact(tmp_path, method):
     for number, family in enumerate(("sd1", "sdxl")):
         value, base = bench.random_adapter(method, family, random.Random(number))
         for layout in (layout for layout, methods in bench.FORMATS.items() if method in methods):
-            path = files.export(value, tmp_path / f"{layout}{family}.safetensors", layout, dtype="float32")
-            assert bench.worst_error(value, files.read(path), base) < 1e-6, layout
+            path = files.export(value, tmp_path / f"{layout}{family}.safetensors", layout, base=base, dtype="float32")
+            assert bench.worst_error(value, files.read(path, base), base) < 1e-6, layout
+            path = files.export(value, path, layout, base=base, dtype="float16", overwrite=True)
+            error = bench.worst_error(value, files.read(path, base), base)
+            assert error <= 1.001 * bench.rounded_error(value, base, method), layout

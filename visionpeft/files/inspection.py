@@ -52,7 +52,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
             f"{path} is no adapter file of a known kind: it holds {', '.join(list(header.tensors)[:3])}"
         )
     tensors, metadata = safefile.load(path)
-    facts = common | _foreign(parsed, tensors, metadata)
+    facts: dict[str, Any] = common | _foreign(parsed, tensors, metadata)
     wrong = [name for name, right in check_hashes(path).items() if not right]
     facts["unusual"] += [f"the header's {name} is not of these tensors: they were changed after it" for name in wrong]
     return facts

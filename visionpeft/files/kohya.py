@@ -74,8 +74,8 @@ def write(
             )
         check_fits(place, parts, weights)
         name, scale = kohya_name(place, family, blocks), scale_of(spec, path)
-        divided = over_base and spec.method == "dora" and weights is not None
-        written = _over_base_rows(parts, scale, weights[place]) if divided else parts
+        divided = over_base and spec.method == "dora"
+        written = _over_base_rows(parts, scale, weights[place]) if weights is not None and divided else parts
         for suffix, tensor in _module(written, scale).items():
             tensors[f"{name}.{suffix}"] = _stored(place, suffix, tensor, dtype)
     return tensors
