@@ -32,8 +32,8 @@ def config_of(version, **others):
     return KINDS[version][0](
         backbone_config=backbone, encoder_in_channels=[16, 32, 64], encoder_hidden_dim=16, encoder_ffn_dim=32,
         encoder_attention_heads=2, d_model=16, decoder_in_channels=[16, 16, 16], decoder_ffn_dim=32, decoder_layers=2,
-        decoder_attention_heads=2, num_queries=QUERIES, num_denoising=12, num_labels=CLASSES, hidden_expansion=0.5,
-        **others,
+        decoder_attention_heads=2, num_queries=QUERIES, num_labels=CLASSES, hidden_expansion=0.5,
+        **{"num_denoising": 12, **others},
     )  # fmt: skip
 
 
@@ -150,6 +150,6 @@ def test_other_configurations_are_left_to_transformers(version):
         return trains_on_the_device(SimpleNamespace(config=config_of(version, **others)))
 
     assert fits()
-    for others in ({"dropout": 0.1}, {"learn_initial_query": True}, {"auxiliary_loss": False}):
+    for others in ({"dropout": 0.1}, {"learn_initial_query": True}, {"auxiliary_loss": False}, {"num_denoising": 0}):
         assert not fits(**others)
     assert not trains_on_the_device(SimpleNamespace(config=SimpleNamespace(model_type="detr")))

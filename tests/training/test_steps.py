@@ -75,6 +75,26 @@ def test_what_cannot_be_recorded_is_done_as_it_is_and_said(tmp_path, recorders, 
     ]
 
 
+class Loose(Toy):
+    """Batches that hold a set."""
+
+    def batch(self, positions):
+        return (*super().batch(positions), {1, 2})
+
+    def loss(self, batch, rng):
+        return super().loss(batch[:3], rng)
+
+
+def test_batches_without_a_form_are_not_recorded(tmp_path, recorders):
+    fit(Toy(), FULL, tmp_path / "eager")
+    recorders.append(Replaying())
+    progress = Listening()
+    fit(Loose(), FULL, tmp_path / "recorded", progress=progress)
+    assert everything(tmp_path / "recorded") == everything(tmp_path / "eager")
+    assert len(progress.lines) == 1
+    assert "has no fixed form (unhashable type: 'set')" in progress.lines[0]
+
+
 def test_a_task_says_that_it_cannot_be_recorded(tmp_path, recorders):
     recorders.append(Replaying())
     progress = Listening()

@@ -93,14 +93,24 @@ def measured_run(
     Raises:
         DataError: there are neither.
     """
+    data, part = reported_part(splits, progress, things)
     chosen = _answered(splits.validation, answer, f"validation {things}")
-    reported = _answered(splits.test, answer, f"test {things}")
-    if reported is not None:
-        return Measured(splits.test, reported, chosen, "test")
-    if chosen is None:
+    answers = chosen if chosen is not None and part == "validation" else answer(data, f"{part} {things}")
+    return Measured(data, answers, chosen, part)
+
+
+def reported_part(splits: SplitData[Data], progress: Progress, things: str = "pictures") -> tuple[Data, str]:
+    """Return the part that a run reports and its name: test, or where it is empty validation, which is told.
+
+    Raises:
+        DataError: both are empty.
+    """
+    if len(splits.test):
+        return splits.test, "test"
+    if not len(splits.validation):
         raise DataError(f"there are neither test nor validation {things} to report on: set data.split.")
     progress.say(f"There are no test {things}: the figures are of the validation {things}.")
-    return Measured(splits.validation, chosen, chosen, "validation")
+    return splits.validation, "validation"
 
 
 def measured_again(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from visionpeft.delivery.parts import reported_part
 from visionpeft.delivery.result import ADAPTER, RunFacts, RunResult
-from visionpeft.errors import DataError
 from visionpeft.progress import SILENT, Progress, RecordingProgress
 
 if TYPE_CHECKING:
@@ -70,12 +70,7 @@ def deliver(config: TranscribeRun, task: Transcription, result: FitResult, progr
 
     splits, path = task.splits, result.adapter.save(config.output / ADAPTER)
     task.base.to("cpu")  # makes room: what is measured is the file, opened as a user opens it
-    part, name = splits.test, "test"
-    if not len(part):
-        progress.say("There is no test speech: the figures are of the validation speech.")
-        part, name = splits.validation, "validation"
-    if not len(part):
-        raise DataError("there is neither test nor validation speech to report on: set data.split.")
+    part, name = reported_part(splits, progress, "recordings")
     listener = Listener(open_speech_model([(path, 1.0)], progress=progress).base, task.listener.about)
     facts = RunFacts(config.output, path, result.adapter, config, name)
     page, figures = report(listener, splits, part, facts, config.report, progress)

@@ -46,7 +46,7 @@ def trains_on_the_device(model: nn.Module) -> bool:
         return False
     plain = not config.learn_initial_query and config.num_feature_levels == len(config.encoder_in_channels)
     no_dropout = not any((config.dropout, config.attention_dropout, config.activation_dropout))
-    return bool(plain and no_dropout and config.auxiliary_loss)
+    return bool(plain and no_dropout and config.auxiliary_loss and config.num_denoising)
 
 
 def rt_detr_loss(

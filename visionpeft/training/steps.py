@@ -94,7 +94,11 @@ class Steps:
         """The recording for a batch, which now finds this batch and its random numbers; None: there is none."""
         if self._recorder is None:
             return None
-        form = form_of(batch)
+        try:
+            form = form_of(batch)
+        except TypeError as reason:
+            self._give_up(f"a batch holds what has no fixed form ({reason}).")
+            return None
         known = self._forms.get(form)
         if known is None and len(self._forms) < _MOST_FORMS:
             known = self._forms[form] = self._new(self._recorder, batch, rng)
