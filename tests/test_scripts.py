@@ -46,10 +46,11 @@ def test_flags_are_settings(settings, tmp_path: Path):
 def test_speech_is_a_table_or_a_folder(settings, tmp_path: Path):
     (tmp_path / "talks.tsv").touch()
     (tmp_path / "voices" / "clips").mkdir(parents=True)
-    run = settings("whisper", "--speech", tmp_path / "talks.tsv", "--method", "prompt", "adapter.tokens=4")
+    base = ("--base", "openai/whisper-tiny")
+    run = settings("whisper", "--speech", tmp_path / "talks.tsv", *base, "--method", "prompt", "adapter.tokens=4")
     assert (run.task, run.output, run.data.source.path) == ("transcribe", Path("runs/talks"), tmp_path / "talks.tsv")
     assert (run.adapter.method, run.adapter.tokens, run.language) == ("prompt", 4, None)
-    run = settings("whisper", "--speech", tmp_path / "voices", "--language", "mr", "--by", "client_id")
+    run = settings("whisper", "--speech", tmp_path / "voices", *base, "--language", "mr", "--by", "client_id")
     assert run.data.split.by == "client_id"
     assert (run.data.source.format, run.data.source.folder, run.language) == ("common_voice", tmp_path / "voices", "mr")
 
