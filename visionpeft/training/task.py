@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from visionpeft.adapters.archive import Adapter
+from visionpeft.compute.thrift import Thrift
 from visionpeft.data.order import Position
 from visionpeft.progress import Progress
 from visionpeft.training.rng import StepRng
@@ -62,7 +63,7 @@ class Context:
         seed: of the run.
         output: the run's folder.
         progress: for phases that take more than a second.
-        gradient_checkpointing: whether the task should recompute activations in the backward pass.
+        thrift: how the task's models are kept, and what of a step is.
     """
 
     accelerator: Accelerator
@@ -73,7 +74,7 @@ class Context:
     seed: int
     output: Path
     progress: Progress
-    gradient_checkpointing: bool = False
+    thrift: Thrift = field(default_factory=Thrift)
 
 
 class Task(Protocol):
