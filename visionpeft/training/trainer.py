@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from visionpeft.compute.precision import Precision
 from visionpeft.errors import FileFormatError, TrainingError
 from visionpeft.training.ema import Ema
+from visionpeft.training.flat import FlatWeights
 from visionpeft.training.gradients import GradientBuffer, Watch
 from visionpeft.training.log import Window
-from visionpeft.training.optim import build_optimizer, rates_of, recordable
+from visionpeft.training.moments import moments_of, remember
+from visionpeft.training.optim import ELEMENTWISE, build_optimizer, rates_of, recordable
 from visionpeft.training.schedules import schedule_factor
 from visionpeft.training.settings import TrainConfig
 from visionpeft.training.task import StepOutput
@@ -50,14 +52,17 @@ class Trainer:
         self.precision = precision
         self.world = world
         self.parameters = _checked(trainable)
-        everything = list(self.parameters.values())
-        self.device = everything[0].device
-        self.gradients = GradientBuffer(everything)
+        self.weights = FlatWeights(trainable)
+        self.device = self.weights.flat.device
+        self.gradients = GradientBuffer(self.weights.parameters)
         given = rates_of(config.learning_rate, list(trainable))
         self.rates = {name: rate * (shares or {}).get(name, 1.0) for name, rate in given.items()}
         self.recordable = recordable(config.optimizer, self.device)
-        self.optimizer = build_optimizer(config.optimizer, trainable, self.rates)
-        self.ema = None if config.ema is None else Ema(everything, config.ema)
+        flat = config.optimizer.name in ELEMENTWISE
+        self._flat = self.weights if flat else None
+        moved = self.weights.groups(self.gradients.gradients) if flat else trainable
+        self.optimizer = build_optimizer(config.optimizer, moved, self.rates)
+        self.ema = None if config.ema is None else Ema(self.weights, config.ema)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
         self.watch = Watch(self.device)
         self.step = torch.zeros((), dtype=torch.long, device=self.device)
@@ -125,16 +130,15 @@ class Trainer:
         found = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
         if self.ema is not None:
             found |= {f"ema.{name}": a for name, a in zip(self.parameters, self.ema.averages, strict=True)}
-        for index, values in self.optimizer.state_dict()["state"].items():
+        for index, values in moments_of(self.optimizer, self._flat).items():
             found |= {f"optimizer.{index}.{key}": v for key, v in values.items() if isinstance(v, Tensor)}
         return found
 
     def numbers(self) -> dict[str, Any]:
         """Return what a continued run needs besides tensors, as JSON values."""
-        states = self.optimizer.state_dict()["state"]
         plain = {
             str(index): {key: v for key, v in values.items() if not isinstance(v, Tensor)}
-            for index, values in states.items()
+            for index, values in moments_of(self.optimizer, self._flat).items()
         }
         return {"optimizer": {index: values for index, values in plain.items() if values}, "scaler": self._scale()}
 
@@ -170,9 +174,7 @@ class Trainer:
             raise FileFormatError(
                 f"checkpoint: optimizer state of {len(states)} parameters, {len(self.parameters)} are trained."
             )
-        self.optimizer.load_state_dict(
-            {"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]},
-        )
+        remember(self.optimizer, states, self._flat)
 
 
 def _checked(trainable: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, nn.Parameter]:
