@@ -4,10 +4,12 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.tiny import tiny_sd1
 from tests.training.test_resume import everything
+from visionpeft.adapters.layers import Branch
 from visionpeft.adapters.spec import LoraSpec
 from visionpeft.models.base import Base, weights_hash
 from visionpeft.models.family import components_of, family_of
@@ -63,3 +65,33 @@ def test_dreambooth_goes_on_bit_equal(make, tmp_path):
         fit(make(Stopping), CONFIG, tmp_path / "stopped")
     fit(make(DreamBooth), CONFIG, tmp_path / "stopped", resume="auto")
     assert everything(tmp_path / "stopped", 4) == everything(tmp_path / "straight", 4)
+
+
+class Looking(DreamBooth):
+    """Notes how its losses are computed, and that none of them spells a prompt."""
+
+    def loss(self, batch, rng):
+        self.base.pipeline.tokenizer, kept = None, self.base.pipeline.tokenizer
+        try:
+            out = super().loss(batch, rng)
+        finally:
+            self.base.pipeline.tokenizer = kept
+        self.heard = [*getattr(self, "heard", []), (torch.is_autocast_enabled("cpu"), float(out.loss_sum.detach()))]
+        return out
+
+
+@pytest.mark.parametrize("adapter", [ADAPTER, LoraSpec(rank=2, targets={"unet": ("attention", "conv"),
+                                                                        "text_encoder": "mlp"})])  # fmt: skip
+def test_half_precision_needs_no_autocast_and_loses_little(make, tmp_path, adapter):
+    found = {}
+    for precision in ("fp32", "bf16"):
+        task = make(Looking)
+        task.manager.remove("subject")
+        task.report = task.manager.add("subject", adapter)
+        fit(task, CONFIG.model_copy(update={"precision": precision}), tmp_path / precision)
+        assert not any(cast for cast, _ in task.heard)
+        branches = [part for part in task.base.unet.modules() if isinstance(part, Branch)]
+        assert all(bool(part.copies) == (precision == "bf16") for part in branches)
+        found[precision] = torch.tensor([loss for _, loss in task.heard])
+    torch.testing.assert_close(found["bf16"], found["fp32"], rtol=0.03, atol=0.01)
+    assert not torch.equal(found["bf16"], found["fp32"])

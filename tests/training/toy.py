@@ -46,6 +46,7 @@ class Toy:
     figures: dict[int, dict[str, float]] = field(default_factory=dict)
     name: str = "toy"
     unrecordable: str = ""
+    autocast: bool = True
     deaf: bool = False
     shares: dict[str, float] = field(default_factory=dict)
 

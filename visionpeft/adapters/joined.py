@@ -21,12 +21,12 @@ class _LowRankLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float,
                 dtype: torch.dtype) -> Tensor:  # fmt: skip
         """See ``low_rank_linear``."""
-        rows, down_cast, up_cast = x.reshape(-1, x.shape[-1]).to(dtype), down.to(dtype), (up * scale).to(dtype)
-        hidden = rows @ down_cast.T
+        rows, narrow_down, narrow_up = x.reshape(-1, x.shape[-1]).to(dtype), down.to(dtype), up.to(dtype)
+        hidden = rows @ narrow_down.T
         out = F.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype))
-        out.addmm_(hidden, up_cast.T)
-        ctx.save_for_backward(rows, hidden, weight, down_cast, up_cast)
-        ctx.scale, ctx.shape, ctx.kind = scale, x.shape, x.dtype
+        out.addmm_(hidden, narrow_up.T, alpha=scale)
+        ctx.save_for_backward(rows, hidden, weight, narrow_down, narrow_up)
+        ctx.scale, ctx.shape, ctx.kind, ctx.kept = scale, x.shape, x.dtype, down.dtype
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -37,10 +37,16 @@ class _LowRankLinear(torch.autograd.Function):
         narrow = gradient @ up
         for_x = None
         if ctx.needs_input_grad[0]:
-            for_x = (gradient @ weight.to(rows.dtype)).addmm_(narrow, down).view(ctx.shape).to(ctx.kind)
-        for_down = (narrow.T @ rows).float()
-        for_up = (gradient.T @ hidden).float() * ctx.scale
+            for_x = (gradient @ weight.to(rows.dtype)).addmm_(narrow, down, alpha=ctx.scale)
+            for_x = for_x.view(ctx.shape).to(ctx.kind)
+        for_down = scaled_product(narrow.T, rows, ctx.scale).to(ctx.kept)
+        for_up = scaled_product(gradient.T, hidden, ctx.scale).to(ctx.kept)
         return for_x, None, None, for_down, for_up, None, None
+
+
+def scaled_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Return ``scale · a b``; the product itself scales."""
+    return a @ b if scale == 1.0 else torch.addmm(a.new_empty(()), a, b, beta=0.0, alpha=scale)
 
 
 def low_rank_linear(
@@ -52,8 +58,8 @@ def low_rank_linear(
         x: [..., in].
         weight: W, [out, in], frozen.
         bias: b, [out], frozen, or None.
-        down: A, [rank, in], float32.
-        up: B, [out, rank], float32.
+        down: A, [rank, in], in the type that its gradient is wanted in.
+        up: B, [out, rank], in the same.
         scale: of the branch.
         dtype: of the products and the result.
     """

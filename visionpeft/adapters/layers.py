@@ -3,6 +3,7 @@
 ``y = base(x) + Σ wᵢ · δᵢ(x)`` for every method, so any adapters may be active together at any weight. The branches hold
 float32 masters whatever the base's type. Without autocast a branch computes in float32 and the sum is cast to the
 base's output type; under autocast its matrix products follow autocast, while a ΔW that is formed is formed in float32.
+In training a branch may be told its products' type, and be given copies of its masters in it; autocast is not needed.
 Nothing in the forward pass reads a value back from the device or branches on one.
 """
 
@@ -114,6 +115,11 @@ class Branch(Part):
         live: the method's δ.
         parts: parameters by name, float32.
         start: frozen factors that are subtracted (PiSSA, OLoRA), or nothing.
+
+    Attributes:
+        computes: in training without autocast, the type of the products; None is float32.
+        copies: in training, what the products are made with in place of the parameters, by their names; their owner
+            keeps them up to date, and takes the gradients that come to them.
     """
 
     kind = AdaptedLayer
@@ -131,6 +137,8 @@ class Branch(Part):
         self.spec, self.path, self.live = spec, path, live
         self.scale = scale_of(spec, path)
         self.dropout = spec.dropout if isinstance(spec, DropoutSpec) else 0.0
+        self.computes: torch.dtype | None = None
+        self.copies: Mapping[str, Tensor] = {}
         self._base = (base,)  # in a tuple, so that it is no child of this module
         self._starts = tuple(start)
         for name, part in start.items():
@@ -157,6 +165,16 @@ class Branch(Part):
             "lora_B.weight": torch.cat([parts["lora_B.weight"], -start["lora_B.weight"]], dim=1),
         }
 
+    @property
+    def factors(self) -> Mapping[str, Tensor]:
+        """What the products are made with."""
+        return self.copies if self.copies and self.training else self.whole
+
+    @property
+    def takes_copies(self) -> bool:
+        """Whether its products can be made with copies of the parameters."""
+        return self.live is lora_live and not self._starts
+
     def changes(self, base: nn.Module) -> dict[str, Tensor]:
         """ΔW, and Δb where the method changes the bias, by the parameter's name."""
         weight, bias = base.get_parameter("weight"), getattr(base, "bias", None)
@@ -166,9 +184,14 @@ class Branch(Part):
 
     def forward(self, x: Tensor, out: Tensor) -> Tensor:
         """Return δ(x), given the base layer's output for x."""
-        if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.float32)
-        return self.live(self, F.dropout(x, self.dropout, self.training and self.dropout > 0), out)
+        dtype = type_of_products(self, x)
+        if dtype is None:
+            return self.live(self, self._dropped(x.to(torch.float32)), out)
+        with torch.autocast(x.device.type, dtype=dtype):
+            return self.live(self, self._dropped(x), out)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training and self.dropout > 0)
 
 
 class Shift(Part):
@@ -206,19 +229,26 @@ class Still(Part):
         super().__init__({})
 
 
-def joined_output(base: nn.Module, branch: nn.Module, weight: float, x: Tensor) -> Tensor | None:
-    """Return a linear layer's output with its one LoRA branch in it, where autocast says in which type; else None."""
+def type_of_products(branch: Branch, x: Tensor) -> torch.dtype | None:
+    """Return what a branch's products are computed in: as autocast says, else as the branch is told in training."""
     kind = x.device.type
-    if type(base) is not nn.Linear or not isinstance(branch, Branch) or not torch.is_autocast_enabled(kind):
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return branch.computes if branch.training else None
+
+
+def joined_output(base: nn.Module, branch: nn.Module, weight: float, x: Tensor) -> Tensor | None:
+    """Return a linear layer's output with its one LoRA branch in it, where the products have a type; else None."""
+    if type(base) is not nn.Linear or not isinstance(branch, Branch) or base.weight.requires_grad:
         return None
     if branch.live is not lora_live or (branch.training and branch.dropout > 0) or not x.is_floating_point():
         return None
-    if base.weight.requires_grad:
+    dtype = type_of_products(branch, x)
+    if dtype is None:
         return None
-    parts = branch.whole
+    parts = branch.factors
     return low_rank_linear(
-        x, base.weight, base.bias, parts["lora_A.weight"], parts["lora_B.weight"], weight * branch.scale,
-        torch.get_autocast_dtype(kind),
+        x, base.weight, base.bias, parts["lora_A.weight"], parts["lora_B.weight"], weight * branch.scale, dtype
     )  # fmt: skip
 
 
@@ -236,7 +266,7 @@ _BY_DIMENSIONS: dict[int, Any] = {2: F.linear, 3: F.conv1d, 4: F.conv2d}
 def lora_live(branch: Branch, x: Tensor, out: Tensor) -> Tensor:
     """``scale · B A x``, through the narrow middle."""
     del out
-    parts = branch.whole
+    parts = branch.factors
     hidden = apply_weight(branch.base, x, parts["lora_A.weight"])
     up = parts["lora_B.weight"]
     return branch.scale * _BY_DIMENSIONS[up.ndim](hidden, up)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,11 +52,25 @@ def encode_prompts(base: Base, prompts: Sequence[str], *, clip_skip: int = 0) ->
     Raises:
         ConfigError: clip_skip is negative or leaves no layer.
     """
+    return encode_ids(base, prompt_ids(base, prompts), clip_skip=clip_skip)
+
+
+def prompt_ids(base: Base, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """Token ids [B, 77] of prompts for each text encoder, by its name; made on the host and copied to the device."""
+    return {name: token_ids(base, name, prompts) for name in base.text_encoders}
+
+
+def encode_ids(base: Base, ids_of: Mapping[str, Tensor], *, clip_skip: int = 0) -> PromptStates:
+    """Return the states of prompts whose `prompt_ids` are known: all on the device, which nothing waits for.
+
+    Raises:
+        ConfigError: clip_skip is negative or leaves no layer.
+    """
     joined = base.family.name == "sdxl"
     hidden: list[Tensor] = []
     pooled: Tensor | None = None
     for name, encoder in base.text_encoders.items():
-        ids = token_ids(base, name, prompts)
+        ids = ids_of[name]
         out = _run(encoder, ids, clip_skip)
         hidden.append(_states(encoder, out, clip_skip + 1 if joined else clip_skip, normalised=not joined))
         if joined and hasattr(encoder, "text_projection"):
@@ -116,11 +130,12 @@ def time_ids(base: Base, count: int, size: int | tuple[int, int] | None = None) 
 def unet_forward(
     base: Base, noisy: Tensor, timesteps: Tensor, states: PromptStates, time_ids: Tensor | None = None
 ) -> Tensor:
-    """The UNet's prediction [B, 4, h, w] for noisy latents [B, 4, h, w] at timesteps [B]."""
-    added = None
+    """The UNet's prediction [B, 4, h, w] for noisy latents [B, 4, h, w] at timesteps [B], all in any type."""
+    dtype, added = base.unet.dtype, None
     if states.pooled is not None:
-        added = {"text_embeds": states.pooled, "time_ids": time_ids}
-    return base.unet(noisy, timesteps, encoder_hidden_states=states.hidden, added_cond_kwargs=added).sample
+        added = {"text_embeds": states.pooled.to(dtype), "time_ids": time_ids}
+    hidden = states.hidden.to(dtype)
+    return base.unet(noisy.to(dtype), timesteps, encoder_hidden_states=hidden, added_cond_kwargs=added).sample
 
 
 def cut_prompt(base: Base, prompt: str) -> tuple[str, str]:

@@ -75,6 +75,7 @@ class Classification:
 
     name = "classify"
     unrecordable = ""
+    autocast = True
 
     def __init__(
         self,
@@ -124,8 +125,9 @@ class Classification:
         """Move the model over, and begin to read pictures."""
         self._context = context
         # full tuning adds small differences to the weights, which half precision would swallow
-        whole = any(spec.method == "full" for spec in self.capture().specs.values())
-        place(self.components, self.components, context, torch.float32 if whole else context.dtype or torch.float32)
+        self.autocast = any(spec.method == "full" for spec in self.capture().specs.values())
+        kind = torch.float32 if self.autocast else context.dtype or torch.float32
+        place(self.components, self.components, context, kind)
         # transformers before 5.20 makes a mask that hides nothing while a step is recorded, and attention under a mask
         # keeps all weights: 1 GiB for ViT-B/16 at batch 32
         attend_unmasked(self.base.model)

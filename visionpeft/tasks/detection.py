@@ -74,6 +74,7 @@ class Detection:
     """
 
     name = "detect"
+    autocast = True
 
     def __init__(
         self,

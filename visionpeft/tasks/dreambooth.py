@@ -21,7 +21,7 @@ from visionpeft.inference.cuts import say_cuts
 from visionpeft.inference.generate import size_unit
 from visionpeft.models.base import Base
 from visionpeft.models.manage import manage
-from visionpeft.models.prompts import PromptStates, encode_prompts, unet_forward
+from visionpeft.models.prompts import PromptStates, encode_ids, encode_prompts, prompt_ids, unet_forward
 from visionpeft.progress import Progress
 from visionpeft.tasks.batches import CLASS, SUBJECT, Batch, Draws, Group
 from visionpeft.tasks.dreambooth_settings import DreamBoothData, PreviewConfig, ScoreConfig
@@ -73,6 +73,7 @@ class DreamBooth:
 
     name = "dreambooth"
     unrecordable = ""
+    autocast = False
 
     def __init__(
         self,
@@ -133,6 +134,7 @@ class DreamBooth:
         self._weights = torch.tensor(weights, device=context.device)
         self._prediction: PredictionType = prediction_type(self.base)
         moving = self._prompts()[: self._moving]
+        self._moving_ids = prompt_ids(self.base, moving) if moving else {}
         with torch.no_grad():
             self._fixed = encode_prompts(self.base, self._prompts()[len(moving) :] or [""])
         with torch.no_grad(), self.manager.using({}):
@@ -241,8 +243,7 @@ class DreamBooth:
 
     def _prompt_states(self) -> PromptStates:
         """Return the states of all prompts; only those are encoded here that training changes."""
-        moving = self._prompts()[: self._moving]
-        return encode_prompts(self.base, moving).before(self._fixed) if moving else self._fixed
+        return encode_ids(self.base, self._moving_ids).before(self._fixed) if self._moving_ids else self._fixed
 
     def _load(self, paths: Sequence[Path], progress: Progress) -> list[Picture]:
         return load_all(paths, progress, lambda image: covering(image, self._resolution))

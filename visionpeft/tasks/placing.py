@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from visionpeft.compute.layouts import channels_last
 from visionpeft.tasks.recompute import checkpoint_gradients
 from visionpeft.training.task import Context
 
@@ -26,6 +28,8 @@ def place(models: Mapping[str, nn.Module], trained: Mapping[str, nn.Module], con
     """
     for model in models.values():
         nn.Module.to(model, device=context.device, dtype=dtype)  # diffusers' own `to` warns of every change of type
+        if context.device.type == "cuda" and isinstance(model, ModelMixin):
+            channels_last(model)
     if context.thrift.recompute:
         for model in trained.values():
             checkpoint_gradients(model)

@@ -63,6 +63,7 @@ class Transcription:
 
     name = "transcribe"
     unrecordable = ""
+    autocast = True
 
     def __init__(
         self,
@@ -114,8 +115,9 @@ class Transcription:
         """Move the model over, and begin to read speech."""
         self._context = context
         # full tuning adds small differences to the weights, which half precision would swallow
-        whole = any(spec.method == "full" for spec in self.capture().specs.values())
-        place(self.components, self.components, context, torch.float32 if whole else context.dtype or torch.float32)
+        self.autocast = any(spec.method == "full" for spec in self.capture().specs.values())
+        kind = torch.float32 if self.autocast else context.dtype or torch.float32
+        place(self.components, self.components, context, kind)
         folder = user_cache("features") if self._data.keep else None
         self._mels = LogMels(self.base.features, folder, self._data.cache)
         self._samples = SpeechSamples(

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from visionpeft.adapters.archive import Adapter
+from visionpeft.adapters.layers import Branch
 from visionpeft.compute.recorded import Recorder
 from visionpeft.errors import TrainingError
 from visionpeft.progress import SILENT, Progress
@@ -123,9 +124,11 @@ class _Run:
         size, accumulation = config.batch_size, config.gradient_accumulation
         self.plan = BatchPlan(config.seed, self.task.samples(), size, accumulation, rank, world)
         self.trainer = Trainer(self.task.trainable(), config, self.precision, world, self.task.rates())
+        components = self.task.components.values()
+        self.trainer.serve(part for model in components for part in model.modules() if isinstance(part, Branch))
         recorder = Recorder(self.device) if self.device.type == "cuda" and config.record == "auto" else None
         self.steps = Steps(self.task, self.trainer, self.plan, self.precision, self.window, self.progress, recorder)
-        for module in self.task.components.values():
+        for module in components:
             module.train()
 
     def _restore(self, begun: Checkpoint) -> None:

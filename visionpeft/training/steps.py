@@ -129,7 +129,7 @@ class Steps:
 
     def _learn(self, batch: Any, rng: StepRng) -> None:
         """Forward and backward pass of a micro-batch."""
-        with self._precision.autocast(self._trainer.device):
+        with self._precision.autocast(self._trainer.device, needed=self._task.autocast):
             out = self._task.loss(batch, rng)
         self._trainer.backward(out)
         self._window.add(out.logs)

@@ -57,7 +57,7 @@ class Context:
     Attributes:
         accelerator: for gathering across processes and for waiting until the main process has made a cache.
         device: where the batches and models belong.
-        dtype: what autocast computes in around ``loss``; None is float32.
+        dtype: what a step computes in; None is float32.
         rank: this process, 0 to world - 1; 0 is the main one.
         world: number of processes.
         seed: of the run.
@@ -86,11 +86,13 @@ class Task(Protocol):
         components: the models in training, by name; the engine puts them into training mode, and into evaluation mode
             around ``evaluate``, ``preview`` and ``capture``.
         unrecordable: why ``loss`` cannot be recorded as a CUDA graph, for a line to the user; "" where it can.
+        autocast: whether ``loss`` needs autocast to compute in the run's type; not where its models are in it.
     """
 
     name: str
     metric: str | None
     unrecordable: str
+    autocast: bool
 
     @property
     def components(self) -> Mapping[str, nn.Module]:

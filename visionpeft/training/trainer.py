@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from visionpeft.adapters.layers import Branch
 from visionpeft.compute.precision import Precision
 from visionpeft.errors import FileFormatError, TrainingError
+from visionpeft.training.copies import Copies
 from visionpeft.training.ema import Ema
 from visionpeft.training.flat import FlatWeights
 from visionpeft.training.gradients import GradientBuffer, Watch
@@ -65,12 +67,21 @@ class Trainer:
         self.ema = None if config.ema is None else Ema(self.weights, config.ema)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
         self.watch = Watch(self.device)
+        self.copies: Copies | None = None
         self.step = torch.zeros((), dtype=torch.long, device=self.device)
         self.norm = torch.zeros((), device=self.device)
+
+    def serve(self, branches: Iterable[Branch]) -> None:
+        """Let these branches compute with copies of their weights in the type of the arithmetic, where it has one."""
+        if self.precision.dtype is not None:
+            copies = Copies(self.weights, branches, self.precision.dtype)
+            self.copies = copies if len(copies) else None
 
     def begin(self, step: int) -> None:
         """Begin step ``step`` (from 0): what depends on its number is put onto the device."""
         self.gradients.clear()
+        if self.copies is not None:
+            self.copies.renew()
         self.step.fill_(step)
         for group, rate in zip(self.optimizer.param_groups, self.learning_rates(step).values(), strict=True):
             if self.recordable:
@@ -83,6 +94,8 @@ class Trainer:
     def backward(self, out: StepOutput) -> None:
         """Add a micro-batch's gradients."""
         self.scaler.scale(out.loss_sum).backward()
+        if self.copies is not None:
+            self.copies.hand_over(self.gradients.gradients)
         self.gradients.note(out)
 
     def exchange(self) -> None:
