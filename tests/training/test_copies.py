@@ -105,9 +105,15 @@ def test_outside_of_training_the_masters_act():
     )
 
 
-@pytest.mark.parametrize("spec", [LohaSpec(rank=2, targets="re:.*"), DoraSpec(rank=2, targets="re:.*"),
-                                  LoraSpec(rank=2, init="pissa", targets="re:.*"),
-                                  LoraSpec(rank=2, dropout=0.5, targets="re:.*")], ids=lambda spec: spec.method)  # fmt: skip
+OTHERS = {
+    "loha": LohaSpec(rank=2, targets="re:.*"),
+    "dora": DoraSpec(rank=2, targets="re:.*"),
+    "pissa": LoraSpec(rank=2, init="pissa", targets="re:.*"),
+    "dropout": LoraSpec(rank=2, dropout=0.5, targets="re:.*"),
+}
+
+
+@pytest.mark.parametrize("spec", OTHERS.values(), ids=OTHERS)
 def test_other_branches_multiply_in_the_same_type_without_autocast(spec, monkeypatch):
     net, trainer = prepared(BF16, spec, torch.bfloat16)
     kinds, whole = [], layers.F.linear
