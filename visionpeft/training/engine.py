@@ -126,10 +126,11 @@ class _Run:
     def _prepare(self, output: Path) -> None:
         config, accelerator = self.config, self.accelerator
         rank, world = self.processes.rank, self.processes.world
-        dtype, recompute, whole = self.precision.dtype, config.gradient_checkpointing, config.global_batch(world)
+        dtype, recompute = self.precision.dtype, config.gradient_checkpointing
         context = Context(
-            accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, recompute, whole
-        )
+            accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, recompute,
+            global_batch=config.global_batch(world),
+        )  # fmt: skip
         torch.manual_seed(mix_seed(config.seed, "prepare"))
         with self._explained("preparing the task"):
             self.task.prepare(context)

@@ -44,12 +44,12 @@ def open_accelerator(config: TrainConfig, output: Path) -> Accelerator:
 
 
 def _refuse_odd_launches(several: bool) -> None:
-    if not several and "ACCELERATE_MIXED_PRECISION" in os.environ and "LOCAL_RANK" not in os.environ:
-        if {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
-            raise ConfigError(
-                "accelerate launch was asked for several processes and started one, as it does where it sees less than "
-                "two GPUs: add --multi_gpu to it (on a CPU too), or use torchrun --nproc_per_node N."
-            )
+    asked = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if asked and not {"LOCAL_RANK", "WORLD_SIZE"} & os.environ.keys():
+        raise ConfigError(
+            "accelerate launch was asked for several processes and started one, as it does where it sees fewer than "
+            "two GPUs: add --multi_gpu to it (on a CPU too), or use torchrun --nproc_per_node N."
+        )
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if several and 0 < gpus < here:
         raise ConfigError(f"{here} processes were started, and this machine has {gpus} GPUs: start one for each.")

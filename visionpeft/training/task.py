@@ -141,7 +141,8 @@ class Task(Protocol):
     def evaluate(self, step: int) -> dict[str, float]:
         """Return figures of the adapter after ``step`` steps, drawn with generators of its own.
 
-        Called on all processes, which share the work; the figures of the main one count. The key ``eligible`` (0 or 1), where present, says whether the step may be chosen as the best.
+        Called on all processes, which share the work; the figures of the main one count. The key ``eligible`` (0 or 1),
+        where present, says whether the step may be chosen as the best.
         """
         ...
 
