@@ -43,7 +43,6 @@ def build(config: TranscribeRun, progress: Progress = SILENT) -> Transcription:
     )  # fmt: skip
     return Transcription(
         base, splits, config.data, config.adapter, about,
-        step_batch=config.train.batch_size * config.train.gradient_accumulation,
         metric=config.metric if config.train.evaluate_every else None,
         validate=config.validate_most, report=config.report, seed=seed,
     )  # fmt: skip

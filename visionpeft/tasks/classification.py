@@ -14,7 +14,7 @@ from visionpeft.adapters.spec import AdapterSpec
 from visionpeft.data.classification import LabelledPictures, Splits, mixed
 from visionpeft.data.order import Position
 from visionpeft.evaluation.classification.calibration import losses
-from visionpeft.evaluation.classification.predictions import Predictions
+from visionpeft.evaluation.classification.predictions import Predictions, joined
 from visionpeft.evaluation.classification.statistics import Scored, statistics
 from visionpeft.inference.about import ClassifierAbout
 from visionpeft.inference.classifier import Classifier
@@ -157,9 +157,12 @@ class Classification:
     def evaluate(self, step: int) -> dict[str, float]:
         """Return the figures of the validation pictures, without intervals; nothing where there are none."""
         del step
-        if not len(self.splits.validation):
+        pictures, processes = self.splits.validation, self._context.processes
+        if not len(pictures):
             return {}
-        return figures(self.predictions(self.splits.validation, "validating"))
+        mine = pictures.subset(processes.mine(len(pictures)))
+        found = processes.gathered(self.predictions(mine, "validating") if len(mine) else None)
+        return figures(joined([part for part in found if part is not None])) if processes.main else {}
 
     def predictions(self, pictures: LabelledPictures, label: str) -> Predictions:
         """Return what the model as it is now says of pictures."""

@@ -112,7 +112,7 @@ class DreamBooth:
         return {}
 
     def prepare(self, context: Context) -> None:
-        """Read the pictures, make missing class pictures (main process first), encode all, move the base over.
+        """Read the pictures, make missing class pictures, encode all, move the base over; processes share the work.
 
         Raises:
             DataError: a picture or folder cannot be used.
@@ -253,26 +253,25 @@ class DreamBooth:
         store = {"memory": Store(), "disk": Store(user_cache("latents")), "none": None}[data.cache]
         framing = Framing(self._resolution, size_unit(self.base), data.crop, data.flip, context.seed)
         latents = Latents(self.base, pictures, framing, store)
-        latents.warm(label, context.progress)
+        latents.warm(label, context.progress, context.processes)
         return latents
 
     def _class_paths(self, context: Context) -> list[Path]:
-        """Return the class pictures' files; the main process makes the missing ones while the others wait."""
+        """Return the class pictures' files, after the processes have made those that are missing."""
         prior = self._data.prior
         if prior is None:
             return []
         if prior.images is not None:
             return picture_paths(prior.images, context.progress)
-
-        with context.accelerator.main_process_first():
-            return make_class_pictures(
-                self.base,
-                prior,
-                self._resolution,
-                manager=self.manager,
-                progress=context.progress,
-                root=self._class_root,
-            )
+        return make_class_pictures(
+            self.base,
+            prior,
+            self._resolution,
+            manager=self.manager,
+            progress=context.progress,
+            root=self._class_root,
+            processes=context.processes,
+        )
 
 
 def prediction_type(base: Base) -> PredictionType:

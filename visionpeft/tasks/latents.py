@@ -14,7 +14,8 @@ from visionpeft.data.transforms import Crop, View, pixels, seen, view_of
 from visionpeft.errors import DataError
 from visionpeft.inference.generate import in_float32
 from visionpeft.models.base import Base
-from visionpeft.progress import Progress
+from visionpeft.progress import Bar, Progress
+from visionpeft.training.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,28 @@ class Latents:
         """Return the name of the file of sample ``index``."""
         return str(self._pictures[index].path)
 
-    def warm(self, label: str, progress: Progress) -> None:
-        """Encode every view of every picture now, with a bar, where a store keeps them."""
+    def warm(self, label: str, progress: Progress, processes: Processes = ALONE) -> None:
+        """Encode every view of every picture now, with a bar, where a store keeps them; each by one process."""
         if self._store is None:
             return
-        with progress.phase(label, len(self)) as bar:
-            for index, picture in enumerate(self._pictures):
-                view = self._framing.view(picture, 0, index)
-                for flip in (False, True) if self._framing.flip else (False,):
-                    self._moments(index, View(view.width, view.height, view.left, view.top, flip))
-                bar.advance()
+
+        def encoded(indices: Sequence[int]) -> list[dict[tuple[int, View], Moments]]:
+            with progress.phase(label, len(indices)) as bar:
+                return [self._views(index, bar) for index in indices]
+
+        device = self._base.unet.device
+        for views in processes.shared(len(self), encoded):
+            self._ready |= {key: Moments(m.mean.to(device), m.std.to(device)) for key, m in views.items()}
+
+    def _views(self, index: int, bar: Bar) -> dict[tuple[int, View], Moments]:
+        """Each view of a picture, on the CPU, where what is sent to other processes belongs."""
+        view, found = self._framing.view(self._pictures[index], 0, index), dict[tuple[int, View], Moments]()
+        for flip in (False, True) if self._framing.flip else (False,):
+            key = index, View(view.width, view.height, view.left, view.top, flip)
+            moments = self._moments(*key)
+            found[key] = Moments(moments.mean.cpu(), moments.std.cpu())
+        bar.advance()
+        return found
 
     def draw(self, epoch: int, index: int) -> Moments:
         """Return the latent's distribution for a draw: a function of (seed, epoch, index)."""

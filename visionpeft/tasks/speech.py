@@ -20,6 +20,7 @@ from visionpeft.data.speech.splits import SpeechSplits
 from visionpeft.data.speech.utterances import Utterances
 from visionpeft.errors import ConfigError, DataError
 from visionpeft.evaluation.speech.figures import SpeechReportConfig, speech_figures
+from visionpeft.evaluation.speech.transcripts import Transcripts, joined
 from visionpeft.inference.listener import Listener, SpeechAbout
 from visionpeft.models.manage import manage
 from visionpeft.models.speech import SpeechBase
@@ -45,7 +46,6 @@ class Transcription:
         data: how it is drawn and varied.
         adapter: its method and targets.
         about: language, task and timestamps, which are saved with the adapter.
-        step_batch: samples of a step on one process, over its micro-batches.
         metric: what chooses the best step on validation; None chooses none.
         validate: utterances that are written down at each evaluation, at most; spread over the validation speech.
         report: how texts are compared.
@@ -73,13 +73,12 @@ class Transcription:
         adapter: AdapterSpec,
         about: SpeechAbout,
         *,
-        step_batch: int = 1,
         metric: Metric | None = None,
         validate: int = 200,
         report: SpeechReportConfig | None = None,
         seed: int = 0,
     ) -> None:
-        self.base, self.splits, self._data, self._step_batch = base, splits, data, step_batch
+        self.base, self.splits, self._data = base, splits, data
         self._validation = splits.validation.subset(spread(len(splits.validation), validate))
         self.metric = metric if len(self._validation) else None
         _require_heard(base, splits)
@@ -127,7 +126,7 @@ class Transcription:
             self._data,
             context.seed,
             context.world,
-            self._step_batch,
+            context.global_batch,
             self.base.window,
         )
         if not len(self.splits.validation):
@@ -165,18 +164,30 @@ class Transcription:
         del step
         if not len(self._validation):
             return {}
-        progress = self._context.progress
-        found = self.listener.transcripts(self._validation, label="validating", progress=progress)
+        mine, processes = self._validation, self._context.processes
+        if processes.world > 1:
+            mine = mine.subset(processes.mine(len(mine)))
+        found = joined(processes.gathered(self._transcripts(mine)))
+        total, count = (sum(column) for column in zip(*processes.gathered(self._likelihood(mine)), strict=True))
+        if not processes.main:
+            return {}
         rates = speech_figures(found, self._report).main
         wer, cer = rates.wer.rate, rates.cer.rate
         if wer is None or cer is None:
             raise ConfigError("the validation speech has no words: nothing can be validated on it.")
         figures = {"wer": wer, "cer": cer, "word_accuracy": 1 - wer, "character_accuracy": 1 - cer}
-        return {**figures, "log_likelihood": self._log_likelihood(self._validation)}
+        return {**figures, "log_likelihood": -total / count}
+
+    def _transcripts(self, utterances: Utterances) -> Transcripts:
+        if not len(utterances):
+            return Transcripts((), (), ())
+        return self.listener.transcripts(utterances, label="validating", progress=self._context.progress)
 
     @torch.no_grad()
-    def _log_likelihood(self, utterances: Utterances) -> float:
-        """Mean log-likelihood of a token of the true texts."""
+    def _likelihood(self, utterances: Utterances) -> tuple[float, float]:
+        """Sum of the negative log-likelihoods of the tokens of the true texts, and how many they are."""
+        if not len(utterances):
+            return 0.0, 0.0
         losses: list[tuple[Tensor, Tensor]] = []
         device, whole = self._context.device, range(len(utterances))
         ids = [self._tokens.of(utterances.items[index], utterances.seconds(index)) for index in whole]
@@ -187,7 +198,7 @@ class Transcription:
             heard = torch.stack(features).to(device)
             losses.append(self._cross_entropy(heard, tokens.read.to(device), tokens.said.to(device)))
         total, count = (torch.stack(column).sum() for column in zip(*losses, strict=True))
-        return -float(total / count)
+        return float(total), float(count)
 
     def preview(self, step: int) -> Sequence[Artifact]:
         """There is nothing to draw."""

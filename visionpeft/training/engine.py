@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.layers import Branch
@@ -22,17 +21,22 @@ from visionpeft.training.checkpoint import Checkpoint
 from visionpeft.training.clock import Clock
 from visionpeft.training.deterministic import deterministic_kernels
 from visionpeft.training.fingerprint import require_same
+from visionpeft.training.guard import Guard
 from visionpeft.training.interrupt import StopRequest, TrainingInterruptedError
 from visionpeft.training.lock import locked
-from visionpeft.training.log import Window, merge_windows
+from visionpeft.training.log import Window, merge_windows, sum_windows
+from visionpeft.training.processes import processes_of
 from visionpeft.training.record import FitResult, RunRecord
 from visionpeft.training.remedies import memory_explained, not_a_number
 from visionpeft.training.rng import mix_seed
 from visionpeft.training.settings import TrainConfig
-from visionpeft.training.start import beginning, launched_precision, open_accelerator
+from visionpeft.training.start import as_begun, beginning, launched_precision, open_accelerator, require_continued
 from visionpeft.training.steps import Steps
 from visionpeft.training.task import Context, Task
 from visionpeft.training.trainer import Trainer
+
+_MEET, _RELAYED = 5.0, 5.0
+"""Seconds between the meetings of several processes; and in which a launcher passes a signal on that came already."""
 
 
 def fit(
@@ -69,19 +73,25 @@ def fit(
         FileFormatError: the checkpoint named by ``resume`` is damaged.
         TrainingError: the loss or a gradient is not a number; TrainingInterruptedError: a signal asked to stop.
         ResourceError: memory ran out.
+        ProcessError: another of several processes failed, is gone or hangs.
     """
     accelerator = accelerator or open_accelerator(config, output)
-    progress = progress if accelerator.is_main_process else SILENT
-    everything = {"train": config.fixed(accelerator.num_processes), **(settings or {})}
+    processes = processes_of(accelerator)
+    progress = progress if processes.main else SILENT
     with ExitStack() as stack:
-        if accelerator.is_main_process:
+        stack.enter_context(Guard(processes, output))
+        if processes.main:
             stack.enter_context(locked(output))
         forked = [accelerator.device] if accelerator.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=forked))
         stack.enter_context(deterministic_kernels(config.deterministic))
-        begun = beginning(output, resume, config.steps, everything, accelerator, progress)
+        begun = beginning(output, resume, processes, progress)
+        config = as_begun(config, begun, processes.world, progress)
+        everything = {"train": config.fixed(processes.world), **(settings or {})}
+        if begun is not None:
+            require_continued(begun, config.steps, everything)
         run = _Run(task, config, output, accelerator, progress, begun)
-        if accelerator.is_main_process:
+        if processes.main:
             for name, text in (files or {}).items():
                 write_atomically(output / name, [text.encode()])
         stack.callback(run.record.close)
@@ -105,19 +115,23 @@ class _Run:
         begun: Checkpoint | None,
     ) -> None:
         self.task, self.config, self.accelerator, self.progress = task, config, accelerator, progress
+        self.processes = processes_of(accelerator)
         self.device, self.window, self.clock = accelerator.device, Window(), Clock()
         self.precision = launched_precision(config, accelerator)
         self._prepare(output)
-        self.step = 0 if begun is None else begun.step
+        self.step, self.meet_every = 0 if begun is None else begun.step, 1
         if begun is not None:
             self._restore(begun)
         self.record = RunRecord(output, task.metric, config.model_dump(), begun, accelerator, progress)
 
     def _prepare(self, output: Path) -> None:
         config, accelerator = self.config, self.accelerator
-        rank, world = accelerator.process_index, accelerator.num_processes
+        rank, world = self.processes.rank, self.processes.world
         dtype, thrift = self.precision.dtype, config.thrift
-        context = Context(accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, thrift)
+        context = Context(
+            accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, thrift,
+            global_batch=config.global_batch(world),
+        )  # fmt: skip
         torch.manual_seed(mix_seed(config.seed, "prepare"))
         with self._explained("preparing the task"):
             self.task.prepare(context)
@@ -135,13 +149,17 @@ class _Run:
         require_same({"samples": begun.state["samples"]}, {"samples": self.plan.samples})
         tensors = begun.tensors()
         windowed = {name: tensors.pop(name) for name in list(tensors) if name.startswith("window.")}
-        self.window.restore(windowed, self.device)
+        if self.processes.main:  # it was saved as the sum over all of them
+            self.window.restore(windowed, self.device)
         self.trainer.restore(tensors, begun.state["numbers"])
 
     def train(self, settings: Mapping[str, Any], preview_every: int) -> None:
         """Make the steps that are left."""
         config, note = self.config, ""
-        with StopRequest() as stop, self.progress.phase("training", config.steps) as bar:
+        with (
+            StopRequest(_RELAYED if self.processes.world > 1 else 0.0) as stop,
+            self.progress.phase("training", config.steps) as bar,
+        ):
             bar.advance(self.step)
             if self.step == 0:
                 self._look_around(preview_every)
@@ -167,20 +185,21 @@ class _Run:
         return self.step >= self.config.steps or self.record.choice.exhausted(self.config.early_stop)
 
     def _asked_to(self, stop: StopRequest) -> bool:
-        """Whether to stop early; several processes agree when they meet for the log."""
+        """Whether to stop early; several processes agree when they meet, as they do every few seconds."""
         if self._ended():
             return False
         if self.plan.world == 1:
             return stop.asked
-        return self._due(self.config.log_every) and any(gather_object([stop.asked]))
+        return self._due(self.meet_every) and any(self.processes.gathered(stop.asked))
 
     def _log_line(self) -> str:
         """Write a line of the log and return what to show beside the bar."""
         self._require_numbers()
-        means = merge_windows(gather_object([self.window.take()]))
+        means = merge_windows(self.processes.gathered(self.window.take()))
         if means["gradient_norm"] == 0.0 and self.step <= self.config.log_every and not self.precision.scaled:
             raise TrainingError("no gradient reaches the trained weights: the loss does not depend on them.")
-        times = self.clock.lap(self.step, self.plan.global_batch)
+        times = self.processes.from_main(self.clock.lap(self.step, self.plan.global_batch))
+        self.meet_every = max(1, min(self.config.log_every, int(_MEET / times["seconds_per_step"])))
         rates = self.trainer.learning_rates(self.step - 1)
         self.record.line(self.step, {**means, "learning_rate": rates, **times})
         return f"loss {means['loss']:.4f}"
@@ -189,22 +208,20 @@ class _Run:
         """Evaluate and preview where due: before the first step, every so many, and after the last."""
         if self.config.evaluate_every and self._due(self.config.evaluate_every):
             with self._aside("evaluating"):
-                mine = self.task.evaluate(self.step) if self.accelerator.is_main_process else {}
-                figures: dict[str, float] = broadcast_object_list([mine])[0]
+                figures = self.processes.from_main(self.task.evaluate(self.step))
                 self.record.evaluated(self.step, figures, self.task.capture)
         if preview_every and self._due(preview_every):
             with self._aside("drawing previews"):
-                if self.accelerator.is_main_process:
-                    self.record.previewed(self.step, self.task.preview(self.step))
-                self.accelerator.wait_for_everyone()
+                self.record.previewed(self.step, self.task.preview(self.step))
 
     def _save(self, settings: Mapping[str, Any]) -> None:
         adapter = self._captured()
-        tensors = {**self.trainer.tensors(), **self.window.tensors()}
         state = {"settings": settings, "samples": self.plan.samples, "numbers": self.trainer.numbers()}
+        state["processes"] = self.processes.world
         with self.clock.paused():
+            tensors = {**self.trainer.tensors(), **sum_windows(self.processes.gathered(self.window.tensors()))}
             self.record.save(self.step, adapter, state, tensors, self.config.keep_checkpoints)
-            self.accelerator.wait_for_everyone()
+            self.processes.wait()
 
     def _captured(self) -> Adapter:
         with self._aside("copying the adapter"):

@@ -40,7 +40,8 @@ class GradientBuffer:
         self.count.add_(out.count)
 
     def divide(self) -> None:
-        """Turn the sum of the gradients into their mean."""
+        """Turn the sum of the gradients into their mean; where there are no terms, it is a sum of nothing."""
+        self.count.add_(self.count == 0)
         self.gradients.div_(self.count)
 
     def norm(self) -> Tensor:

@@ -102,5 +102,8 @@ class TrainConfig(BaseModel):
 
     def fixed(self, processes: int) -> dict[str, object]:
         """Return the settings that a continued run must share with its beginning, on so many processes."""
-        whole = self.batch_size * self.gradient_accumulation * processes
-        return {**self.model_dump(mode="json", exclude=set(_FREE)), "global_batch": whole}
+        return {**self.model_dump(mode="json", exclude=set(_FREE)), "global_batch": self.global_batch(processes)}
+
+    def global_batch(self, processes: int) -> int:
+        """Return the samples of a step over all micro-batches of so many processes."""
+        return self.batch_size * self.gradient_accumulation * processes

@@ -14,6 +14,7 @@ from visionpeft.adapters.archive import Adapter
 from visionpeft.compute.thrift import Thrift
 from visionpeft.data.order import Position
 from visionpeft.progress import Progress
+from visionpeft.training.processes import Processes
 from visionpeft.training.rng import StepRng
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Context:
     """Where and how a task runs; what the engine knows before the first step.
 
     Attributes:
-        accelerator: for gathering across processes and for waiting until the main process has made a cache.
+        accelerator: of the run.
         device: where the batches and models belong.
         dtype: what a step computes in; None is float32.
         rank: this process, 0 to world - 1; 0 is the main one.
@@ -64,6 +65,7 @@ class Context:
         output: the run's folder.
         progress: for phases that take more than a second.
         thrift: how the task's models are kept, and what of a step is.
+        global_batch: samples of a step over all micro-batches and processes.
     """
 
     accelerator: Accelerator
@@ -75,6 +77,12 @@ class Context:
     output: Path
     progress: Progress
     thrift: Thrift = field(default_factory=Thrift)
+    global_batch: int = 1
+
+    @property
+    def processes(self) -> Processes:
+        """The processes of the run, which share out what each of them would have to do."""
+        return Processes(self.rank, self.world)
 
 
 class Task(Protocol):
@@ -100,7 +108,7 @@ class Task(Protocol):
         ...
 
     def prepare(self, context: Context) -> None:
-        """Move models to the device, compute caches, make what is missing; the main process first."""
+        """Move models to the device, compute caches, make what is missing; processes share the work."""
         ...
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:
@@ -134,14 +142,18 @@ class Task(Protocol):
         ...
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Return figures of the adapter after ``step`` steps; called in the main process, with its own generators.
+        """Return figures of the adapter after ``step`` steps, drawn with generators of its own.
 
-        The key ``eligible`` (0 or 1), where present, says whether the step may be chosen as the best.
+        Called on all processes, which share the work; the figures of the main one count. The key ``eligible`` (0 or 1),
+        where present, says whether the step may be chosen as the best.
         """
         ...
 
     def preview(self, step: int) -> Sequence[Artifact]:
-        """Write previews below the run's folder; called in the main process, with its own generators."""
+        """Write previews below the run's folder, drawn with generators of their own.
+
+        Called on all processes, which share the work; the main one writes and returns them.
+        """
         ...
 
     def capture(self) -> Adapter:

@@ -117,9 +117,14 @@ class Trainer:
             self.ema.update()
 
     def note(self, window: Window) -> None:
-        """Add the step's loss and gradient norm to the log's means; a norm that overflowed in float16 is left out."""
-        window.add({"loss": self.gradients.loss_sum}, self.gradients.count)
-        window.add({"gradient_norm": self.norm.nan_to_num(0.0, 0.0, 0.0)}, torch.isfinite(self.norm).float())
+        """Add the step's loss and gradient norm to the log's means; a norm that overflowed in float16 is left out.
+
+        All processes know them: each counts for its share, so that a sum over processes is that of one alone.
+        """
+        share = 1.0 / self.world
+        window.add({"loss": self.gradients.loss_sum * share}, self.gradients.count * share)
+        norm, finite = self.norm.nan_to_num(0.0, 0.0, 0.0), torch.isfinite(self.norm).float()
+        window.add({"gradient_norm": norm * share}, finite * share)
 
     def learning_rates(self, step: int) -> dict[str, float]:
         """Return each group's learning rate in step ``step``, from 0."""
