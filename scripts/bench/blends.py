@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -219,6 +220,54 @@ def accuracy(cases: int) -> Iterator[str]:
             shown = "| | | |"
 
 
+def sdxl_shapes() -> dict[str, tuple[int, int]]:
+    """[out, in] of the 722 layers of SDXL's UNet that kohya's scripts train, and of 72 + 192 of its text encoders."""
+    shapes: dict[str, tuple[int, int]] = {}
+    blocks = [("down_blocks.1", 640, 2, 2), ("down_blocks.2", 1280, 2, 10), ("mid_block", 1280, 1, 10)]
+    blocks += [("up_blocks.0", 1280, 3, 10), ("up_blocks.1", 640, 3, 2)]
+    for block, width, attentions, depth in blocks:
+        for i in range(attentions):
+            root = f"unet.{block}.attentions.{i}"
+            shapes |= {f"{root}.proj_in": (width, width), f"{root}.proj_out": (width, width)}
+            for j in range(depth):
+                shapes |= transformer(f"{root}.transformer_blocks.{j}", width)
+    for name, width, depth in (("text_encoder", 768, 12), ("text_encoder_2", 1280, 32)):
+        for i in range(depth):
+            root = f"{name}.text_model.encoder.layers.{i}"
+            shapes |= {f"{root}.self_attn.{part}_proj": (width, width) for part in ("q", "k", "v", "out")}
+            shapes |= {f"{root}.mlp.fc1": (4 * width, width), f"{root}.mlp.fc2": (width, 4 * width)}
+    return shapes
+
+
+def transformer(root: str, width: int) -> dict[str, tuple[int, int]]:
+    """The layers of one transformer block of the UNet."""
+    found = {f"{root}.attn1.{part}": (width, width) for part in ("to_q", "to_k", "to_v", "to_out.0")}
+    found |= {f"{root}.attn2.{part}": (width, width) for part in ("to_q", "to_out.0")}
+    found |= {f"{root}.attn2.{part}": (width, 2048) for part in ("to_k", "to_v")}
+    return found | {f"{root}.ff.net.0.proj": (8 * width, width), f"{root}.ff.net.2": (width, 4 * width)}
+
+
+def sdxl_adapter(seed: int) -> Adapter:
+    """A random adapter of rank 32."""
+    generator = torch.manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    for place, (out, inn) in sdxl_shapes().items():
+        tensors[f"{place}.lora_A.weight"] = torch.randn(32, inn, generator=generator) / inn**0.5
+        tensors[f"{place}.lora_B.weight"] = 0.02 * torch.randn(out, 32, generator=generator)
+    parts = {place.partition(".")[0] for place in sdxl_shapes()}
+    return Adapter({part: LoraSpec(targets="kohya", rank=32) for part in sorted(parts)}, tensors)
+
+
+def measure_blend() -> None:
+    """Blend the two; print seconds by the clock, seconds of processors, and the peak of memory in MB."""
+    torch.set_num_threads(1)  # layers are small: two threads wait for each other
+    pair = {"a": (sdxl_adapter(1), 0.8), "b": (sdxl_adapter(2), 0.5)}
+    clock, worked = time.perf_counter(), time.process_time()
+    blend(pair, "svd", 32)
+    seconds = time.perf_counter() - clock, time.process_time() - worked
+    print(*seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
 def size(sample: int) -> Iterator[str]:
     """Rows of the second table."""
     command = [sys.executable, __file__, "--measure"]
@@ -265,6 +314,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--layers", type=int, default=6, help="layers that peft blends, of the 986")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if arguments.measure:

@@ -1,7 +1,7 @@
-"""A frozen base shared out over processes: each keeps a part of every block's weights, all gather a block for its use.
+"""A frozen base shared out over processes: each keeps a part of every block's weights, all gather a block to use it.
 
-The parts are those of torch's FSDP2 (Zhao et al. 2023, arXiv:2304.11277). Adapters, heads and what stands outside of the
-blocks are whole on every process, so an adapter is trained, saved and read as ever.
+The parts are those of torch's FSDP2 (Zhao et al. 2023, arXiv:2304.11277). Adapters, heads and what stands outside of
+the blocks are whole on every process, so an adapter is trained, saved and read as ever.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from visionpeft.adapters.layers import Shift
 from visionpeft.adapters.methods import is_quantized
 from visionpeft.adapters.slots import Part
 from visionpeft.compute.blocks import blocks
-from visionpeft.errors import ConfigError, MissingExtraError
+from visionpeft.errors import ConfigError, MissingExtraError, TrainingError
 
 SHARDED = "the weights of a sharded base are gathered within the step."
 """Why steps on a sharded base are not recorded as CUDA graphs."""
@@ -109,6 +110,8 @@ class Sharding:
         def announce(block: nn.Module, args: tuple[Any, ...]) -> None:
             del args
             if self._alone:
+                if torch.is_grad_enabled():
+                    raise TrainingError("gradients through a sharded base need all processes, and one runs alone.")
                 self._tell(number)
             elif torch.is_grad_enabled():
                 order.note(block)
@@ -175,14 +178,14 @@ class _Order:
             return
         self._whole = True
         used = list(self._seen)
-        for before, after in zip(used, used[1:], strict=False):
+        for before, after in pairwise(used):
             after.set_modules_to_backward_prefetch([before])
         self.fetch_ahead(True)
 
     def fetch_ahead(self, ahead: bool) -> None:
         """Fetch the next block while one is computed, once the order is known, or do not."""
         used = list(self._seen) if self._whole else []
-        for before, after in zip(used, used[1:], strict=False):
+        for before, after in pairwise(used):
             before.set_modules_to_forward_prefetch([after] if ahead else [])
 
 
@@ -222,7 +225,7 @@ def _join(model: nn.Module, mesh: Any) -> None:
 def _settle(model: Any, device: torch.device, dtype: torch.dtype | None, fill: Fill | None) -> None:
     """Move what stays whole, and fix what the blocks share."""
     _materialise(model, device, fill)
-    model.to(device=device, dtype=dtype)
+    nn.Module.to(model, device=device, dtype=dtype)  # diffusers' own `to` warns of every change of type
     model._get_fsdp_state()._lazy_init()  # else the first part to run alone, an encoder, would count as the model
 
 

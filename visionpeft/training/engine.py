@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from visionpeft.adapters.archive import Adapter
 from visionpeft.compute.recorded import Recorder
+from visionpeft.compute.sharding import SHARDED
 from visionpeft.errors import TrainingError
 from visionpeft.progress import SILENT, Progress
 from visionpeft.safefile import write_atomically
@@ -28,7 +30,7 @@ from visionpeft.training.record import FitResult, RunRecord
 from visionpeft.training.remedies import memory_explained, not_a_number
 from visionpeft.training.rng import mix_seed
 from visionpeft.training.settings import TrainConfig
-from visionpeft.training.start import beginning, launched_precision, open_accelerator
+from visionpeft.training.start import beginning, launched_precision, open_accelerator, open_sharding
 from visionpeft.training.steps import Steps
 from visionpeft.training.task import Context, Task
 from visionpeft.training.trainer import Trainer
@@ -116,15 +118,21 @@ class _Run:
         config, accelerator = self.config, self.accelerator
         rank, world = accelerator.process_index, accelerator.num_processes
         dtype, recompute = self.precision.dtype, config.gradient_checkpointing
-        context = Context(accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, recompute)
+        self.sharding = open_sharding(config, self.precision, self.task.components.values(), accelerator)
+        self.context = Context(
+            accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, recompute, self.sharding
+        )
         torch.manual_seed(mix_seed(config.seed, "prepare"))
         with self._explained("preparing the task"):
-            self.task.prepare(context)
+            self.task.prepare(self.context)
         size, accumulation = config.batch_size, config.gradient_accumulation
         self.plan = BatchPlan(config.seed, self.task.samples(), size, accumulation, rank, world)
         self.trainer = Trainer(self.task.trainable(), config, self.precision, world, self.task.rates())
         recorder = Recorder(self.device) if self.device.type == "cuda" and config.record == "auto" else None
-        self.steps = Steps(self.task, self.trainer, self.plan, self.precision, self.window, self.progress, recorder)
+        why = SHARDED if self.sharding is not None else self.task.unrecordable
+        self.steps = Steps(
+            self.task, self.trainer, self.plan, self.precision, self.window, self.progress, recorder, unrecordable=why
+        )
         for module in self.task.components.values():
             module.train()
 
@@ -186,14 +194,14 @@ class _Run:
         """Evaluate and preview where due: before the first step, every so many, and after the last."""
         if self.config.evaluate_every and self._due(self.config.evaluate_every):
             with self._aside("evaluating"):
-                mine = self.task.evaluate(self.step) if self.accelerator.is_main_process else {}
+                with self.context.main_first():
+                    mine = self.task.evaluate(self.step) if self.accelerator.is_main_process else {}
                 figures: dict[str, float] = broadcast_object_list([mine])[0]
                 self.record.evaluated(self.step, figures, self.task.capture)
         if preview_every and self._due(preview_every):
-            with self._aside("drawing previews"):
+            with self._aside("drawing previews"), self.context.main_first():
                 if self.accelerator.is_main_process:
                     self.record.previewed(self.step, self.task.preview(self.step))
-                self.accelerator.wait_for_everyone()
 
     def _save(self, settings: Mapping[str, Any]) -> None:
         adapter = self._captured()
@@ -232,4 +240,4 @@ class _Run:
 
     def result(self) -> FitResult:
         """Return what the run came to."""
-        return self.record.result(self.step, self._captured())
+        return replace(self.record.result(self.step, self._captured()), sharding=self.sharding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +18,8 @@ from visionpeft.training.rng import StepRng
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from visionpeft.compute.sharding import Sharding
 
 
 @dataclass
@@ -63,6 +66,7 @@ class Context:
         output: the run's folder.
         progress: for phases that take more than a second.
         gradient_checkpointing: whether the task should recompute activations in the backward pass.
+        sharding: shares frozen models out over the processes; None: each has all of them.
     """
 
     accelerator: Accelerator
@@ -74,6 +78,14 @@ class Context:
     output: Path
     progress: Progress
     gradient_checkpointing: bool = False
+    sharding: Sharding | None = None
+
+    def main_first(self) -> AbstractContextManager[Any]:
+        """Return the context in which the main process goes first and the others follow when it is done.
+
+        Within it the main process may run models that are shared out.
+        """
+        return self.accelerator.main_process_first() if self.sharding is None else self.sharding.main_first()
 
 
 class Task(Protocol):
