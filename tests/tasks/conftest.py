@@ -6,6 +6,7 @@ from PIL import Image
 
 from tests.tiny import tiny_sd1, tiny_sd2, tiny_sdxl
 from visionpeft.adapters.spec import LoraSpec
+from visionpeft.compute.thrift import Thrift
 from visionpeft.data.order import positions
 from visionpeft.models.base import Base, weights_hash
 from visionpeft.models.family import components_of, family_of
@@ -58,7 +59,9 @@ def make(photos, tmp_path):
         base = base_of(base) if isinstance(base, str) else base
         task = DreamBooth(base, DreamBoothData(instance=instance, **data), adapter, preview=preview, score=score)
         progress = progress or Lines()
-        task.prepare(Context(Accelerator(cpu=True), CPU, None, 0, 1, seed, tmp_path / "run", progress, recompute))
+        task.prepare(
+            Context(Accelerator(cpu=True), CPU, None, 0, 1, seed, tmp_path / "run", progress, Thrift(recompute))
+        )
         return task
 
     return made

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tests.vision_place import classify_settings, everything, write_base, write_pictures
 from visionpeft.adapters.archive import Adapter
+from visionpeft.compute.thrift import Thrift
 from visionpeft.config import ClassifyRun, config_from
 from visionpeft.data.classification import class_weights
 from visionpeft.data.order import Position
@@ -255,7 +256,7 @@ def test_recomputed_activations_give_the_same_steps(place: Path, tmp_path: Path)
 
 def prepared(task: Classification, dtype: torch.dtype | None = None, *, recompute: bool = False) -> Classification:
     """The task as the engine has it before the first step."""
-    where = Accelerator(cpu=True), torch.device("cpu"), dtype, 0, 1, 0, Path(), SILENT, recompute
+    where = Accelerator(cpu=True), torch.device("cpu"), dtype, 0, 1, 0, Path(), SILENT, Thrift(recompute=recompute)
     task.prepare(Context(*where))
     return task
 

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from tests.tiny_vision import DETECTORS, available
 from tests.vision_place import detect_settings, everything, write_base, write_scenes
+from visionpeft.compute.thrift import Thrift
 from visionpeft.config import DetectRun, config_from
 from visionpeft.data.detection.augment import size_for
 from visionpeft.data.order import Position
@@ -243,7 +244,9 @@ def test_the_first_values_are_the_seeds_and_scratch_is_noted(place: Path):
 def test_recomputing_and_varying_are_done_where_asked(place: Path):
     augment = {"flip_horizontal": 0.0, "brightness": 0.5}
     task = build(configured(place, data=detect_settings(place)["data"] | {"augment": augment}))
-    task.prepare(Context(Accelerator(cpu=True), torch.device("cpu"), None, 0, 1, 0, place, SILENT, True))
+    task.prepare(
+        Context(Accelerator(cpu=True), torch.device("cpu"), None, 0, 1, 0, place, SILENT, Thrift(recompute=1.0))
+    )
     assert task.base.model.is_gradient_checkpointing
     first, second = (task.batch([Position(epoch, 0, 0)]).pixels for epoch in (0, 1))
     assert not torch.equal(first, second)

@@ -26,7 +26,7 @@ from visionpeft.tasks.classification_objective import objective, weights_of
 from visionpeft.tasks.classification_samples import Batch, Samples
 from visionpeft.tasks.classification_settings import ClassifyData, ClassWeights, CrossEntropyLoss, LossConfig, Metric
 from visionpeft.tasks.groups import Groups
-from visionpeft.tasks.recompute import checkpoint_gradients
+from visionpeft.tasks.placing import place
 from visionpeft.training.rng import StepRng
 from visionpeft.training.task import Artifact, Context, StepOutput
 
@@ -125,15 +125,13 @@ class Classification:
         self._context = context
         # full tuning adds small differences to the weights, which half precision would swallow
         whole = any(spec.method == "full" for spec in self.capture().specs.values())
-        self.base.to(context.device, torch.float32 if whole else context.dtype or torch.float32)
+        place(self.components, self.components, context, torch.float32 if whole else context.dtype or torch.float32)
         # transformers before 5.20 makes a mask that hides nothing while a step is recorded, and attention under a mask
         # keeps all weights: 1 GiB for ViT-B/16 at batch 32
         attend_unmasked(self.base.model)
         data, train = self._data, self.splits.train
         self._samples = Samples(train, self.base.preprocessing, data, context.seed, context.world)
         self._loss = objective(self._learning.loss, train.kind, self._weights.to(context.device))
-        if context.gradient_checkpointing:
-            checkpoint_gradients(self.base.model)
         if not len(self.splits.validation):
             context.progress.say("There are no validation pictures: the last step is kept, and no threshold is chosen.")
 

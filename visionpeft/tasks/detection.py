@@ -27,7 +27,7 @@ from visionpeft.models.preprocess import Preprocessing
 from visionpeft.models.vision import VisionBase
 from visionpeft.tasks.detection_settings import DetectData, Metric
 from visionpeft.tasks.groups import Groups
-from visionpeft.tasks.recompute import checkpoint_gradients
+from visionpeft.tasks.placing import place
 from visionpeft.training.rng import StepRng
 from visionpeft.training.task import Artifact, Context, StepOutput
 
@@ -121,9 +121,7 @@ class Detection:
         Weights stay float32 whatever is computed in: boxes are finer than half precision.
         """
         self._context = context
-        self.base.to(context.device)
-        if context.gradient_checkpointing:
-            checkpoint_gradients(self.base.model)
+        place(self.components, self.components, context, None)
         self._ahead: Ahead[Sample] = Ahead(
             self._made, context.seed, len(self.splits.train), context.world, self._data.workers
         )

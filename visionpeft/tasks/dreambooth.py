@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -27,14 +27,14 @@ from visionpeft.tasks.batches import CLASS, SUBJECT, Batch, Draws, Group
 from visionpeft.tasks.dreambooth_settings import DreamBoothData, PreviewConfig, ScoreConfig
 from visionpeft.tasks.latents import Framing, Latents
 from visionpeft.tasks.loss import PredictionType, add_noise, min_snr_weight, squared_errors, target
+from visionpeft.tasks.placing import place
 from visionpeft.tasks.prior import make_class_pictures
 from visionpeft.tasks.watch import Watch
 from visionpeft.training.rng import StepRng
 from visionpeft.training.task import Artifact, Context, StepOutput
 
 if TYPE_CHECKING:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import PreTrainedModel
+    pass
 
 NAME = "subject"
 """Under which the adapter in training is known to the manager."""
@@ -116,7 +116,8 @@ class DreamBooth:
         Raises:
             DataError: a picture or folder cannot be used.
         """
-        _move(self.base, context.device, context.dtype or torch.float32)
+        models: dict[str, nn.Module] = {"unet": self.base.unet, "vae": self.base.vae, **self.base.text_encoders}
+        place(models, self.components, context, context.dtype or torch.float32)
         say_cuts(self.base, [*self._prompts(), *(self._preview.prompts if self._preview else ())], context.progress)
         pictures = self._load(picture_paths(self._data.instance.images, context.progress), context.progress)
         sources = [self._latents(pictures, "subject pictures", context)]
@@ -136,8 +137,6 @@ class DreamBooth:
             self._fixed = encode_prompts(self.base, self._prompts()[len(moving) :] or [""])
         with torch.no_grad(), self.manager.using({}):
             self._base_states = encode_prompts(self.base, self._prompts()) if self._distils else None
-        if context.gradient_checkpointing:
-            _checkpoint_gradients(self.components)
         self.pictures = pictures
         images = [picture.image for picture in pictures]
         self._watch = Watch(self.base, self.manager, self._data.instance, images, self._preview, self._score, context)
@@ -264,7 +263,7 @@ class DreamBooth:
         if prior.images is not None:
             return picture_paths(prior.images, context.progress)
 
-        with context.accelerator.main_process_first():
+        with context.main_first():
             return make_class_pictures(
                 self.base,
                 prior,
@@ -287,13 +286,6 @@ def prediction_type(base: Base) -> PredictionType:
     return kinds[base.prediction_type]
 
 
-def _move(base: Base, device: torch.device, dtype: torch.dtype) -> None:
-    """Move the base; its type is only touched where it is another, as the library warns of that."""
-    models = (base.unet, base.vae, *base.text_encoders.values())
-    same = all(next(model.parameters()).dtype == dtype for model in models)
-    base.to(device, None if same else dtype)
-
-
 def _resolution(base: Base, wanted: int | None) -> int:
     resolution = wanted or base.size
     unit = size_unit(base)
@@ -301,12 +293,3 @@ def _resolution(base: Base, wanted: int | None) -> int:
         near = max(unit, round(resolution / unit) * unit)
         raise ConfigError(f"data.resolution {resolution} does not fit {base.id}: take a multiple of {unit}, as {near}.")
     return resolution
-
-
-def _checkpoint_gradients(components: Mapping[str, nn.Module]) -> None:
-    for name, model in components.items():
-        if name == "unet":
-            cast("UNet2DConditionModel", model).enable_gradient_checkpointing()
-        else:
-            encoder = cast("PreTrainedModel", model)
-            encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

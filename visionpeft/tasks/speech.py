@@ -23,7 +23,7 @@ from visionpeft.evaluation.speech.figures import SpeechReportConfig, speech_figu
 from visionpeft.inference.listener import Listener, SpeechAbout
 from visionpeft.models.manage import manage
 from visionpeft.models.speech import SpeechBase
-from visionpeft.tasks.recompute import checkpoint_gradients
+from visionpeft.tasks.placing import place
 from visionpeft.tasks.speech_samples import Batch, SpeechSamples
 from visionpeft.tasks.speech_settings import Metric, TranscribeData
 from visionpeft.tasks.speech_tokens import IGNORED, SpeechTokens
@@ -115,7 +115,7 @@ class Transcription:
         self._context = context
         # full tuning adds small differences to the weights, which half precision would swallow
         whole = any(spec.method == "full" for spec in self.capture().specs.values())
-        self.base.to(context.device, torch.float32 if whole else context.dtype or torch.float32)
+        place(self.components, self.components, context, torch.float32 if whole else context.dtype or torch.float32)
         folder = user_cache("features") if self._data.keep else None
         self._mels = LogMels(self.base.features, folder, self._data.cache)
         self._samples = SpeechSamples(
@@ -128,8 +128,6 @@ class Transcription:
             self._step_batch,
             self.base.window,
         )
-        if context.gradient_checkpointing:
-            checkpoint_gradients(self.base.model)
         if not len(self.splits.validation):
             context.progress.say("There is no speech to validate on: the last step is kept.")
 

@@ -117,10 +117,10 @@ class _Run:
     def _prepare(self, output: Path) -> None:
         config, accelerator = self.config, self.accelerator
         rank, world = accelerator.process_index, accelerator.num_processes
-        dtype, recompute = self.precision.dtype, config.gradient_checkpointing
+        dtype, thrift = self.precision.dtype, config.thrift
         self.sharding = open_sharding(config, self.precision, self.task.components.values(), accelerator)
         self.context = Context(
-            accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, recompute, self.sharding
+            accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, thrift, self.sharding
         )
         torch.manual_seed(mix_seed(config.seed, "prepare"))
         with self._explained("preparing the task"):
@@ -221,7 +221,7 @@ class _Run:
             raise not_a_number(bad + 1, self.task.files(self.plan.whole(bad)), self.record.store.steps())
 
     def _explained(self, work: str) -> AbstractContextManager[None]:
-        return memory_explained(work, self.config.batch_size, self.config.gradient_checkpointing)
+        return memory_explained(work, self.config.batch_size, self.config.thrift.recompute > 0)
 
     @contextmanager
     def _aside(self, work: str) -> Generator[None]:

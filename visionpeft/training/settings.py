@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from visionpeft.compute.precision import PrecisionName
+from visionpeft.compute.thrift import AttentionName, MemoryConfig, Thrift
 from visionpeft.training.optim import OptimizerConfig
 from visionpeft.training.schedules import SCHEDULES, unknown
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 # What may differ between a run and its continuation: everything that does not change the steps already made.
-_FREE = ("steps", "batch_size", "gradient_accumulation", "gradient_checkpointing", "record", "shard",
-         "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop", "log_every", "trackers")  # fmt: skip
+_FREE = ("steps", "batch_size", "gradient_accumulation", "gradient_checkpointing", "memory", "attention", "record",
+         "shard", "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop", "log_every", "trackers")  # fmt: skip
 
 
 class TrainConfig(BaseModel):
@@ -45,8 +46,12 @@ class TrainConfig(BaseModel):
     """Decay of the moving average of the weights, which is then what is evaluated and kept; None: none."""
     precision: PrecisionName = "auto"
     """Arithmetic of a step; the trained weights are float32 always."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
+    gradient_checkpointing: Annotated[float, Field(ge=0, le=1)] | bool = False
+    """Recompute activations in the backward pass: less memory, more time. A number is the share of the blocks."""
+    memory: MemoryConfig = MemoryConfig()
+    """How the frozen base and a step's activations are kept: less memory, more time."""
+    attention: AttentionName = "auto"
+    """The kernel that attends: auto is the fastest here for this shape, found by trying."""
     record: Literal["auto", "off"] = "auto"
     """On a GPU, record a step whose shapes repeat as a CUDA graph and replay it (auto), or launch every kernel of every
     step from Python (off). The steps are the same."""
@@ -92,6 +97,11 @@ class TrainConfig(BaseModel):
         if self.early_stop is not None and not self.evaluate_every:
             raise ValueError("early_stop needs evaluations: set evaluate_every")
         return self
+
+    @property
+    def thrift(self) -> Thrift:
+        """What the task applies to its models."""
+        return Thrift(float(self.gradient_checkpointing), self.memory, self.attention)
 
     def fixed(self, processes: int) -> dict[str, object]:
         """Return the settings that a continued run must share with its beginning, on so many processes."""

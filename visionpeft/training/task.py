@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from visionpeft.adapters.archive import Adapter
+from visionpeft.compute.thrift import Thrift
 from visionpeft.data.order import Position
 from visionpeft.progress import Progress
 from visionpeft.training.rng import StepRng
@@ -65,7 +66,7 @@ class Context:
         seed: of the run.
         output: the run's folder.
         progress: for phases that take more than a second.
-        gradient_checkpointing: whether the task should recompute activations in the backward pass.
+        thrift: how the task's models are kept, and what of a step is.
         sharding: shares frozen models out over the processes; None: each has all of them.
     """
 
@@ -77,7 +78,7 @@ class Context:
     seed: int
     output: Path
     progress: Progress
-    gradient_checkpointing: bool = False
+    thrift: Thrift = field(default_factory=Thrift)
     sharding: Sharding | None = None
 
     def main_first(self) -> AbstractContextManager[Any]:
