@@ -22,8 +22,8 @@ from visionpeft.adapters.slots import Part
 from visionpeft.compute.blocks import blocks
 from visionpeft.errors import ConfigError, MissingExtraError, TrainingError
 
-SHARDED = "the weights of a sharded base are gathered within the step."
-"""Why steps on a sharded base are not recorded as CUDA graphs."""
+SHARDED = "steps are not recorded, which makes them slower: the weights of a sharded base are gathered within them."
+"""What is said where steps would be recorded as CUDA graphs."""
 _OLDEST = Version("2.7")  # of torch: before it, FSDP2 could not leave the adapters alone
 _DONE = -1
 Fill = Callable[[Tensor], object]

@@ -129,10 +129,10 @@ class _Run:
         self.plan = BatchPlan(config.seed, self.task.samples(), size, accumulation, rank, world)
         self.trainer = Trainer(self.task.trainable(), config, self.precision, world, self.task.rates())
         recorder = Recorder(self.device) if self.device.type == "cuda" and config.record == "auto" else None
-        why = SHARDED if self.sharding is not None else self.task.unrecordable
-        self.steps = Steps(
-            self.task, self.trainer, self.plan, self.precision, self.window, self.progress, recorder, unrecordable=why
-        )
+        if recorder is not None and self.sharding is not None:
+            self.progress.say(SHARDED)
+            recorder = None
+        self.steps = Steps(self.task, self.trainer, self.plan, self.precision, self.window, self.progress, recorder)
         for module in self.task.components.values():
             module.train()
 

@@ -47,7 +47,6 @@ class Steps:
         window: gathers the log's means.
         progress: for that line.
         recorder: of a GPU; None does every step as it is.
-        unrecordable: why micro-batches cannot be recorded, "" where they can.
     """
 
     def __init__(
@@ -59,13 +58,12 @@ class Steps:
         window: Window,
         progress: Progress,
         recorder: Recorder | None,
-        unrecordable: str = "",
     ) -> None:
         self._task, self._trainer, self._plan, self._precision = task, trainer, plan, precision
         self._window, self._progress, self._recorder = window, progress, recorder
         self._forms: dict[Hashable, _Standing] = {}
-        if recorder is not None and unrecordable:
-            self._give_up(unrecordable)
+        if recorder is not None and task.unrecordable:
+            self._give_up(task.unrecordable)
         self._end = self._recorder.recording(self._finish) if self._recorder and trainer.recordable else None
         device = trainer.device
         slots = [[position.slot for position in micro] for micro in plan.micro(0)]
