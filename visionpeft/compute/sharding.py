@@ -93,8 +93,9 @@ class Sharding:
             block.register_forward_pre_hook(self._before(len(self._blocks), order), prepend=True)
             self._blocks.append(block)
         self._orders.append(order)
-        _join(model, self._mesh)
-        _settle(model, self.device, dtype, fill)
+        _together(self._blocks[begin:], self._mesh)
+        _materialise(model, self.device, fill)
+        nn.Module.to(model, device=self.device, dtype=dtype)  # diffusers' own `to` warns of every change of type
         return _account(model, self._blocks[begin:])
 
     def _share(self, block: nn.Module, dtype: torch.dtype | None, kept: set[nn.Parameter], fill: Fill | None) -> None:
@@ -213,20 +214,18 @@ def _kept(model: nn.Module) -> set[nn.Parameter]:
     return adapters | {p for p in model.parameters() if p.requires_grad or p.ndim == 0}
 
 
-def _join(model: nn.Module, mesh: Any) -> None:
-    """Let the blocks of a model share streams and memory, whichever of its parts is run first."""
+def _together(shared: list[Any], mesh: Any) -> None:
+    """Let blocks share streams and memory, whichever is run first.
+
+    They get a module of their own above them: FSDP2 changes the class of what it shares out, and the class of a whole
+    model is what libraries know it by.
+    """
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
-    whole = {parameter for parameter in model.parameters() if not isinstance(parameter, DTensor)}
-    fully_shard(model, mesh=mesh, ignored_params=whole)
-
-
-def _settle(model: Any, device: torch.device, dtype: torch.dtype | None, fill: Fill | None) -> None:
-    """Move what stays whole, and fix what the blocks share."""
-    _materialise(model, device, fill)
-    nn.Module.to(model, device=device, dtype=dtype)  # diffusers' own `to` warns of every change of type
-    model._get_fsdp_state()._lazy_init()  # else the first part to run alone, an encoder, would count as the model
+    above: Any = nn.Sequential(*shared)
+    fully_shard(above, mesh=mesh, ignored_params={p for p in above.parameters() if not isinstance(p, DTensor)})
+    above._get_fsdp_state()._lazy_init()
 
 
 @torch.no_grad()

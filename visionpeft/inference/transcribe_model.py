@@ -171,7 +171,6 @@ class WhisperEars:
             decoder_input_ids=prompt,
             generation_config=config,
             logits_processor=rules,
-            synced_gpus=False,  # it is not known to the other processes that this one writes
         )
 
     def _rules(self, begin: int, device: str, *, timestamps: bool) -> Any:
