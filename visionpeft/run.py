@@ -79,4 +79,5 @@ def _train_one(config: RunConfig, job: Job, progress: Progress) -> RunResult | N
         settings=config.model_dump(mode="json", exclude=FREE),
         files={"config.yaml": dump(config)},
     )
-    return job.deliver(config, task, result, recorded) if PartialState().is_main_process else None
+    with result.alone():
+        return job.deliver(config, task, result, recorded) if PartialState().is_main_process else None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from visionpeft.adapters.algebra import DIFF
 from visionpeft.adapters.layers import Shift
-from visionpeft.adapters.methods import is_quantized
+from visionpeft.adapters.methods import is_quantized, refuse_sharded
 from visionpeft.adapters.resolve import Family
 from visionpeft.adapters.spec import FullSpec
 from visionpeft.adapters.tree import ModelTree
@@ -98,6 +98,7 @@ def _within(place: str, heads: Collection[str]) -> bool:
 
 
 def _check(place: str, path: str, module: nn.Module) -> None:
+    refuse_sharded(place, module, "full tuning")
     if is_quantized(module):
         raise AdapterError(f"'{place}' is quantized: full tuning needs the weights themselves; use lora.")
     if not path:

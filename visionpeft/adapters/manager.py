@@ -17,6 +17,7 @@ from visionpeft.adapters.fit import captured_spec, check_base, check_swap, scale
 from visionpeft.adapters.heads import Head
 from visionpeft.adapters.layers import Still
 from visionpeft.adapters.merging import Merged, check_ties, merge_layer
+from visionpeft.adapters.methods import refuse_sharded
 from visionpeft.adapters.rename import with_newest_names
 from visionpeft.adapters.resolve import Family, check_component, split_spec
 from visionpeft.adapters.slots import Part
@@ -362,9 +363,14 @@ class AdapterManager:
         self._merged, self._merged_names = None, ()
 
     def base_weights(self, places: Iterable[str]) -> dict[str, Tensor]:
-        """Base weights at "component.path" and biases at "component.path.bias", as `to_lora(base=…)` takes them."""
+        """Base weights at "component.path" and biases at "component.path.bias", as `to_lora(base=…)` takes them.
+
+        Raises:
+            AdapterError: they are shared out over processes.
+        """
         found: dict[str, Tensor] = {}
         for place in places:
+            refuse_sharded(place, self._tree.base(place), "what is asked of it")
             own = dict(self._tree.base(place).named_parameters(recurse=False))
             found |= {place: own["weight"].detach()} if "weight" in own else {}
             found |= {f"{place}.bias": own["bias"].detach()} if "bias" in own else {}

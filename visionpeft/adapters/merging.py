@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from visionpeft.adapters.layers import AdaptedLayer
-from visionpeft.adapters.methods import is_quantized
+from visionpeft.adapters.methods import is_quantized, refuse_sharded
 from visionpeft.errors import AdapterError
 
 
@@ -35,9 +35,10 @@ def merge_layer(place: str, adapted: AdaptedLayer) -> tuple[dict[str, Tensor], M
     """Return ``W + Σ wᵢ ΔWᵢ`` (and what else a method changes) by name, in the base's type, and the originals.
 
     Raises:
-        AdapterError: the layer is quantized: the sum would be rounded away.
+        AdapterError: the layer is quantized: the sum would be rounded away; or its weights are shared out.
     """
     base = adapted.base
+    refuse_sharded(place, base, "a merge")
     if is_quantized(base):
         raise AdapterError(f"'{place}' is quantized and takes no merge: load the base in 16 or 32 bit and merge there.")
     total: dict[str, Tensor] = {}

@@ -130,10 +130,26 @@ def weight_of(layer: nn.Module) -> Tensor:
     return cast("Tensor", layer.weight)
 
 
+def is_sharded(layer: nn.Module) -> bool:
+    """Whether this process has only a part of a parameter of a module's own."""
+    return any(hasattr(parameter, "device_mesh") for parameter in layer.parameters(recurse=False))
+
+
+def refuse_sharded(place: str, layer: nn.Module, what: str) -> None:
+    """Raise AdapterError where a module's weights are shared out over processes, and ``what`` needs them whole."""
+    if is_sharded(layer):
+        raise AdapterError(
+            f"'{place}': {what} needs the weights whole, and they are shared out over processes: take a base that is"
+            " not, with train.shard: off, or do it before it is."
+        )
+
+
 def is_quantized(layer: nn.Module) -> bool:
     """Whether a parameter of a module's own is anything but plain floating-point numbers."""
     own = [parameter.data for parameter in layer.parameters(recurse=False)]
-    return any(type(data) is not Tensor or not data.is_floating_point() or data.element_size() < 2 for data in own)
+    return not is_sharded(layer) and any(
+        type(data) is not Tensor or not data.is_floating_point() or data.element_size() < 2 for data in own
+    )
 
 
 def new_branch(spec: Spec, path: str, layer: nn.Module, *, feedforward: bool = False) -> Branch:
@@ -184,6 +200,8 @@ def _check(method: Method, path: str, layer: nn.Module) -> None:
         raise AdapterError(
             f"'{path}': grouped convolutions and paddings other than zeros cannot be adapted; leave it out."
         )
+    if method.needs_base:
+        refuse_sharded(path, layer, f"the method '{method.name}'")
     if method.needs_base and is_quantized(layer):
         raise AdapterError(f"'{path}': the method '{method.name}' needs the weights, but they are quantized; use lora.")
     if method.name == "dora" and (zero := int((_norms(layer) == 0).sum())):
@@ -256,6 +274,7 @@ PRINCIPAL: dict[str, Callable[[Tensor, int, float], tuple[Tensor, Tensor]]] = {"
 
 def _principal(spec: LoraSpec | RsLoraSpec, path: str, layer: nn.Module) -> dict[str, Tensor]:
     """A [r, in…] and B [out, r…] whose product is the weight's principal (or first orthonormal) part."""
+    refuse_sharded(path, layer, f"init '{spec.init}'")
     if is_quantized(layer):
         raise AdapterError(
             f"'{path}': init '{spec.init}' needs the weights, but they are quantized; use init 'default'."

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from visionpeft.delivery.classification_page import Context, measured
-from visionpeft.delivery.parts import given_parts, measured_again, measured_run, opened, other_data
+from visionpeft.delivery.parts import given_parts, make_room, measured_again, measured_run, opened, other_data
 from visionpeft.delivery.result import ADAPTER, RunFacts, RunResult, with_about
 from visionpeft.delivery.vision import framed_base
 from visionpeft.errors import DataError
@@ -78,8 +78,7 @@ def deliver(config: ClassifyRun, task: Classification, result: FitResult, progre
     from visionpeft.inference.classifier import Classifier
 
     path = result.adapter.save(config.output / ADAPTER)
-    task.base.to("cpu")  # makes room: what is measured is the file, opened as a user opens it
-    classifier = opened(Classifier, path, progress)
+    classifier = opened(Classifier, path, progress, make_room(task.base, result, progress))
     found = measured_run(task.splits, _answer(classifier, progress), progress)
     about = classifier.about if found.chosen is None else decided(classifier.about, found.chosen, config.report)
     with_about(result.adapter, about).save(path)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from visionpeft.delivery.parts import Measured, given_parts, measured_again, measured_run, opened, other_data
+from visionpeft.delivery.parts import Measured, given_parts, make_room, measured_again, measured_run, opened, other_data
 from visionpeft.delivery.result import ADAPTER, RunFacts, RunResult, run_facts, with_about
 from visionpeft.delivery.vision import framed_base
 from visionpeft.errors import DataError
@@ -66,8 +66,7 @@ def deliver(config: DetectRun, task: Detection, result: FitResult, progress: Rec
     from visionpeft.inference.detector import Detector
 
     path = result.adapter.save(config.output / ADAPTER)
-    task.base.to("cpu")  # makes room: what is measured is the file, opened as a user opens it
-    detector = opened(Detector, path, progress)
+    detector = opened(Detector, path, progress, make_room(task.base, result, progress))
     found = measured_run(task.splits, _answer(detector, progress), progress)
     facts = RunFacts(config.output, path, result.adapter, config, found.part)
     page, figures = _reported(facts, detector, task.splits, found, config.report, progress)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from visionpeft.delivery.evaluation import Evaluation
+    from visionpeft.training.record import FitResult
 
 NAMES = ("train", "validation", "test")
 
@@ -149,15 +150,27 @@ def given_parts(whole: Data, splits: Iterable[str | None]) -> tuple[Data, Data, 
     return train, validation, test
 
 
-def opened(kind: type[Opened], path: Path, progress: Progress) -> Opened:
-    """Return the model of an adapter's file.
+def make_room(base: Any, result: FitResult, progress: Progress) -> str | None:
+    """Make room for the model that is measured, and return where it goes; None: to the best device.
+
+    What is measured is the adapter's file, opened as a user opens it.
+    """
+    if result.sharding is None:
+        base.to("cpu")
+        return None
+    progress.say("The base is shared out, as one device may be too small for it: the figures are measured on the CPU.")
+    return "cpu"
+
+
+def opened(kind: type[Opened], path: Path, progress: Progress, device: str | None = None) -> Opened:
+    """Return the model of an adapter's file, on a device or on the best one.
 
     Raises:
         AdapterError: it is of another kind.
     """
     from visionpeft.inference.predict import open_model
 
-    model = open_model(path, progress=progress)
+    model = open_model(path, progress=progress, device=device)
     if not isinstance(model, kind):
         raise AdapterError(f"{path} is a {type(model).__name__.lower()}, not a {kind.__name__.lower()}.")
     return model

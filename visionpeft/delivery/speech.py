@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from visionpeft.delivery.parts import reported_part
+from visionpeft.delivery.parts import make_room, reported_part
 from visionpeft.delivery.result import ADAPTER, RunFacts, RunResult
 from visionpeft.progress import SILENT, Progress, RecordingProgress
 
@@ -68,9 +68,9 @@ def deliver(config: TranscribeRun, task: Transcription, result: FitResult, progr
     from visionpeft.inference.transcribe_model import open_speech_model
 
     splits, path = task.splits, result.adapter.save(config.output / ADAPTER)
-    task.base.to("cpu")  # makes room: what is measured is the file, opened as a user opens it
+    device = make_room(task.base, result, progress)
     part, name = reported_part(splits, progress, "recordings")
-    listener = Listener(open_speech_model([(path, 1.0)], progress=progress).base, task.listener.about)
+    listener = Listener(open_speech_model([(path, 1.0)], progress=progress, device=device).base, task.listener.about)
     facts = RunFacts(config.output, path, result.adapter, config, name)
     page, figures = report(listener, splits, part, facts, config.report, progress)
     return RunResult(None, path, {}, page, figures)

@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from visionpeft.adapters.archive import Adapter
+from visionpeft.adapters.methods import is_sharded
 from visionpeft.models.base import Base
 from visionpeft.models.family import Family, components_of
 from visionpeft.models.family import family_of as find_family
@@ -17,6 +18,8 @@ _TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 
 def weights_of(base: Any) -> Mapping[str, Tensor] | None:
     """Return "component.path" -> weight of every linear layer and convolution of a base, adapted or not.
+
+    A base that is shared out over processes has none to look at: it is as if none were given.
 
     Args:
         base: a `Base`, a pipeline or model of a known family, such a mapping itself, or None.
@@ -29,6 +32,8 @@ def weights_of(base: Any) -> Mapping[str, Tensor] | None:
     if isinstance(base, Mapping):
         return _Layers(cast(Mapping[str, Tensor], base))
     pipeline = base.pipeline if isinstance(base, Base) else base
+    if _is_shared_out(pipeline):
+        return None
     family, found = find_family(pipeline), dict[str, Tensor]()
     for component, module in components_of(pipeline).items():
         found |= _component_weights(family, component, module)
@@ -47,12 +52,18 @@ def biases_of(base: Any) -> Mapping[str, Tensor] | None:
         values = cast(Mapping[str, Tensor], base)
         return {name.removesuffix(".bias"): values[name] for name in values if name.endswith(".bias")}
     pipeline = base.pipeline if isinstance(base, Base) else base
+    if _is_shared_out(pipeline):
+        return None
     family, found = find_family(pipeline), dict[str, Tensor]()
     for component, module in components_of(pipeline).items():
         for path, layer in _own_layers(family, component, module):
             bias: Any = getattr(layer, "bias", None)
             found |= {} if bias is None else {f"{component}.{path}": bias.detach()}
     return found
+
+
+def _is_shared_out(pipeline: Any) -> bool:
+    return any(is_sharded(layer) for model in components_of(pipeline).values() for layer in model.modules())
 
 
 class _Layers(Mapping[str, Tensor]):

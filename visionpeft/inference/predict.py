@@ -96,13 +96,14 @@ def run_predict(job: Job, *, progress: Progress = SILENT) -> Predicted:
     return Predicted(said, tuple(written))
 
 
-def open_model(adapter: Path, base: str | None = None, progress: Progress = SILENT) -> Model:
-    """Return the classifier or detector that an adapter's file describes, on the best device.
+def open_model(adapter: Path, base: str | None = None, progress: Progress = SILENT, device: str | None = None) -> Model:
+    """Return the classifier or detector that an adapter's file describes.
 
     Args:
         adapter: the native file.
         base: where the base is, if not where the adapter says.
         progress: where loading is shown.
+        device: where it goes; None: the best device.
 
     Raises:
         AdapterError: the adapter has no head, or is of another base.
@@ -121,7 +122,8 @@ def open_model(adapter: Path, base: str | None = None, progress: Progress = SILE
     with progress.phase("loading the base", 1) as bar:
         loaded = load_vision(
             base or value.metadata.base, task=about.task, image_size=about.preprocessing.size,
-            scratch=about.scratch is not None, seed=about.scratch or 0, device=best_device(), progress=progress,
+            scratch=about.scratch is not None, seed=about.scratch or 0, device=device or best_device(),
+            progress=progress,
         )  # fmt: skip
         bar.advance()
     loaded.preprocessing = about.preprocessing

@@ -257,8 +257,9 @@ def open_speech_model(
     language: str | None = None,
     task: str | None = None,
     progress: Progress = SILENT,
+    device: str | None = None,
 ) -> Opened:
-    """Return a base on the best device with adapters active on it; the arguments are those of `open_ears`.
+    """Return a base with adapters active on it, on a device or on the best one; else the arguments of `open_ears`.
 
     Raises:
         ConfigError: no base is named.
@@ -278,7 +279,7 @@ def open_speech_model(
     seeds = [value.metadata.heads.get("scratch") for value in values.values()]
     seed = next((one for one in seeds if one is not None), None)
     with progress.phase("loading the base", 1) as bar:
-        loaded = load_speech(place, device=best_device(), scratch=seed is not None, seed=seed or 0)
+        loaded = load_speech(place, device=device or best_device(), scratch=seed is not None, seed=seed or 0)
         bar.advance()
     manager = manage(loaded)
     for name, value in values.items():

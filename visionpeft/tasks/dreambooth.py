@@ -263,15 +263,16 @@ class DreamBooth:
             return []
         if prior.images is not None:
             return picture_paths(prior.images, context.progress)
-        return make_class_pictures(
-            self.base,
-            prior,
-            self._resolution,
-            manager=self.manager,
-            progress=context.progress,
-            root=self._class_root,
-            processes=context.processes,
-        )
+        with context.turns():
+            return make_class_pictures(
+                self.base,
+                prior,
+                self._resolution,
+                manager=self.manager,
+                progress=context.progress,
+                root=self._class_root,
+                processes=context.processes,
+            )
 
 
 def prediction_type(base: Base) -> PredictionType:

@@ -9,13 +9,21 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from visionpeft.compute.layouts import channels_last
+from visionpeft.compute.memory import amount
+from visionpeft.compute.sharding import Sharding
+from visionpeft.errors import ConfigError
 from visionpeft.tasks.recompute import checkpoint_gradients
 from visionpeft.training.task import Context
+
+_APART = ("vae",)
+"""Models that each process runs when it likes, so that their weights are never shared out; they are small."""
 
 
 def place(models: Mapping[str, nn.Module], trained: Mapping[str, nn.Module], context: Context,
           dtype: torch.dtype | None) -> None:  # fmt: skip
     """Move models to the run's device and apply its levers to those in training.
+
+    Where the run shares its base out over the processes, no model is ever whole on the device.
 
     Args:
         models: all of the base, by name.
@@ -26,6 +34,8 @@ def place(models: Mapping[str, nn.Module], trained: Mapping[str, nn.Module], con
     Raises:
         ConfigError: a lever that these models do not have.
     """
+    if context.sharding is not None:
+        _share_out(context.sharding, [model for name, model in models.items() if name not in _APART], context, dtype)
     for model in models.values():
         nn.Module.to(model, device=context.device, dtype=dtype)  # diffusers' own `to` warns of every change of type
         if context.device.type == "cuda" and isinstance(model, ModelMixin):
@@ -33,3 +43,17 @@ def place(models: Mapping[str, nn.Module], trained: Mapping[str, nn.Module], con
     if context.thrift.recompute:
         for model in trained.values():
             checkpoint_gradients(model)
+
+
+def _share_out(sharding: Sharding, models: list[nn.Module], context: Context, dtype: torch.dtype | None) -> None:
+    if context.thrift.memory.stream:
+        raise ConfigError(
+            "train.memory.stream keeps blocks in main memory and train.shard on other GPUs: set stream to 0, or shard"
+            " to off."
+        )
+    done = [sharding.shard(model, dtype) for model in models]
+    blocks, whole, here = (sum(getattr(one, name) for one in done) for name in ("blocks", "whole", "here"))
+    context.progress.say(
+        f"The base is shared out over {sharding.world} processes: {blocks} blocks of {amount(whole)}, {amount(here)} on"
+        f" each; {amount(sum(one.outside for one in done))} outside of blocks are on all."
+    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.layers import Branch
 from visionpeft.compute.recorded import Recorder
+from visionpeft.compute.sharding import SHARDED
 from visionpeft.errors import TrainingError
 from visionpeft.progress import SILENT, Progress
 from visionpeft.safefile import write_atomically
@@ -30,10 +32,19 @@ from visionpeft.training.record import FitResult, RunRecord
 from visionpeft.training.remedies import memory_explained, not_a_number
 from visionpeft.training.rng import mix_seed
 from visionpeft.training.settings import TrainConfig
-from visionpeft.training.start import as_begun, beginning, launched_precision, open_accelerator, require_continued
+from visionpeft.training.start import (
+    as_begun,
+    beginning,
+    launched_precision,
+    open_accelerator,
+    open_sharding,
+    require_continued,
+)
 from visionpeft.training.steps import Steps
 from visionpeft.training.task import Context, Task
 from visionpeft.training.trainer import Trainer
+
+T = TypeVar("T")
 
 _MEET, _RELAYED = 5.0, 5.0
 """Seconds between the meetings of several processes; and in which a launcher passes a signal on that came already."""
@@ -128,19 +139,23 @@ class _Run:
         config, accelerator = self.config, self.accelerator
         rank, world = self.processes.rank, self.processes.world
         dtype, thrift = self.precision.dtype, config.thrift
-        context = Context(
+        self.sharding = open_sharding(config, self.precision, self.task.components.values(), accelerator)
+        self.context = Context(
             accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, thrift,
-            global_batch=config.global_batch(world),
+            global_batch=config.global_batch(world), sharding=self.sharding,
         )  # fmt: skip
         torch.manual_seed(mix_seed(config.seed, "prepare"))
         with self._explained("preparing the task"):
-            self.task.prepare(context)
+            self.task.prepare(self.context)
         size, accumulation = config.batch_size, config.gradient_accumulation
         self.plan = BatchPlan(config.seed, self.task.samples(), size, accumulation, rank, world)
         self.trainer = Trainer(self.task.trainable(), config, self.precision, world, self.task.rates())
         components = self.task.components.values()
         self.trainer.serve(part for model in components for part in model.modules() if isinstance(part, Branch))
         recorder = Recorder(self.device) if self.device.type == "cuda" and config.record == "auto" else None
+        if recorder is not None and self.sharding is not None:
+            self.progress.say(SHARDED)
+            recorder = None
         self.steps = Steps(self.task, self.trainer, self.plan, self.precision, self.window, self.progress, recorder)
         for module in components:
             module.train()
@@ -208,11 +223,19 @@ class _Run:
         """Evaluate and preview where due: before the first step, every so many, and after the last."""
         if self.config.evaluate_every and self._due(self.config.evaluate_every):
             with self._aside("evaluating"):
-                figures = self.processes.from_main(self.task.evaluate(self.step))
+                figures = self._found(lambda: self.task.evaluate(self.step))
                 self.record.evaluated(self.step, figures, self.task.capture)
         if preview_every and self._due(preview_every):
             with self._aside("drawing previews"):
-                self.record.previewed(self.step, self.task.preview(self.step))
+                self.record.previewed(self.step, self._found(lambda: self.task.preview(self.step)))
+
+    def _found(self, look: Callable[[], T]) -> T:
+        """What the processes find together, or the main one alone where the base is shared out."""
+        if self.sharding is None:
+            return self.processes.from_main(look())
+        with self.context.turns():
+            mine = look() if self.processes.main else None
+        return cast(T, self.processes.from_main(mine))
 
     def _save(self, settings: Mapping[str, Any]) -> None:
         adapter = self._captured()
@@ -252,4 +275,4 @@ class _Run:
 
     def result(self) -> FitResult:
         """Return what the run came to."""
-        return self.record.result(self.step, self._captured())
+        return replace(self.record.result(self.step, self._captured()), sharding=self.sharding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import visionpeft
 from visionpeft.adapters.archive import Adapter
+from visionpeft.compute.sharding import Sharding
 from visionpeft.errors import FileFormatError
 from visionpeft.progress import Progress
 from visionpeft.training.checkpoint import Checkpoint, CheckpointStore
@@ -32,6 +34,7 @@ class FitResult:
         best_step: where the metric was best among eligible evaluations; None without one.
         adapter: of that step, or the last where there is none.
         last: after the last step.
+        sharding: shares out the base that the task holds; None: it is whole.
     """
 
     steps: int
@@ -39,6 +42,14 @@ class FitResult:
     best_step: int | None
     adapter: Adapter
     last: Adapter
+    sharding: Sharding | None = None
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Return the context in which the main process may run the task's models while the others have nothing to do.
+
+        All processes enter it.
+        """
+        return nullcontext() if self.sharding is None else self.sharding.main_first()
 
 
 class RunRecord:

@@ -15,7 +15,8 @@ TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 # What may differ between a run and its continuation: everything that does not change the steps already made.
 _FREE = ("steps", "batch_size", "gradient_accumulation", "gradient_checkpointing", "memory", "attention", "record",
-         "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop", "log_every", "trackers")  # fmt: skip
+         "shard", "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop", "log_every",
+         "trackers")  # fmt: skip
 
 
 class TrainConfig(BaseModel):
@@ -55,6 +56,9 @@ class TrainConfig(BaseModel):
     record: Literal["auto", "off"] = "auto"
     """On a GPU, record a step whose shapes repeat as a CUDA graph and replay it (auto), or launch every kernel of every
     step from Python (off). The steps are the same."""
+    shard: Literal["auto", "on", "off"] = "auto"
+    """With several processes, let each keep a part of the frozen base (on) or all of it (off); auto: a part where the
+    base would fill more than half of a GPU's memory. The steps are the same."""
     deterministic: bool = False
     """On a GPU, use only kernels that always give the same bits: repeated and resumed runs are then bit-equal there as
     they are on the CPU, at some cost in speed."""

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from torch import nn
 
+from visionpeft.compute.memory import device_memory
 from visionpeft.compute.precision import Precision, precision_of
+from visionpeft.compute.sharding import Sharding
 from visionpeft.errors import ConfigError
 from visionpeft.progress import Progress
 from visionpeft.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
 from visionpeft.training.fingerprint import require_same
 from visionpeft.training.lock import CHECKPOINTS, refuse_existing
 from visionpeft.training.log import require_trackers
-from visionpeft.training.processes import Processes
+from visionpeft.training.processes import Processes, processes_of
 from visionpeft.training.settings import TrainConfig
 
+_ROOM = 0.5  # of a GPU, for the base: the rest is for activations and what is trained
 _PATIENCE = timedelta(minutes=30)
 """For others that are at the same work; one that is lost or hangs is found long before, by the guard."""
 
@@ -133,6 +137,23 @@ def launched_precision(config: TrainConfig, accelerator: Accelerator) -> Precisi
     launched = accelerator.mixed_precision
     asked = launched if config.precision == "auto" and launched in ("fp16", "bf16") else config.precision
     return precision_of(asked, accelerator.device)
+
+
+def open_sharding(
+    config: TrainConfig, precision: Precision, models: Iterable[nn.Module], accelerator: Accelerator
+) -> Sharding | None:
+    """Return what shares frozen models out over the processes, or None where each process shall have all of them.
+
+    Raises:
+        ConfigError: that is asked for, and there is one process.
+    """
+    if config.shard == "auto":
+        size = precision.dtype.itemsize if precision.dtype else 4
+        needed = sum(parameter.numel() * size for model in models for parameter in model.parameters())
+        room = device_memory(accelerator.device)
+        full = accelerator.num_processes > 1 and room is not None and needed > _ROOM * room.total
+        return Sharding(accelerator.device) if processes_of(accelerator).from_main(full) else None
+    return Sharding(accelerator.device) if config.shard == "on" else None
 
 
 def best_store(output: Path) -> CheckpointStore:

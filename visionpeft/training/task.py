@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,11 +15,13 @@ from visionpeft.adapters.archive import Adapter
 from visionpeft.compute.thrift import Thrift
 from visionpeft.data.order import Position
 from visionpeft.progress import Progress
-from visionpeft.training.processes import Processes
+from visionpeft.training.processes import ALONE, Processes
 from visionpeft.training.rng import StepRng
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from visionpeft.compute.sharding import Sharding
 
 
 @dataclass
@@ -66,6 +69,7 @@ class Context:
         progress: for phases that take more than a second.
         thrift: how the task's models are kept, and what of a step is.
         global_batch: samples of a step over all micro-batches and processes.
+        sharding: shares frozen models out over the processes; None: each has all of them.
     """
 
     accelerator: Accelerator
@@ -78,11 +82,19 @@ class Context:
     progress: Progress
     thrift: Thrift = field(default_factory=Thrift)
     global_batch: int = 1
+    sharding: Sharding | None = None
 
     @property
     def processes(self) -> Processes:
-        """The processes of the run, which share out what each of them would have to do."""
-        return Processes(self.rank, self.world)
+        """The processes that share out what each of them would have to do; alone where the base is shared out."""
+        return Processes(self.rank, self.world) if self.sharding is None else ALONE
+
+    def turns(self) -> AbstractContextManager[Any]:
+        """Return the context in which models are run outside of steps; all processes enter it.
+
+        They do so at once, or, where the base is shared out, the main one first and the others when it is done.
+        """
+        return nullcontext() if self.sharding is None else self.sharding.main_first()
 
 
 class Task(Protocol):
