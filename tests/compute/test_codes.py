@@ -85,7 +85,12 @@ def test_the_way_back_is_rounded_once(name: str, dtype: torch.dtype):
     turned = back(name, whole, dtype)
     assert turned.dtype == dtype
     room = 2.0 if name == "nf4" else 1.0  # NF4's values are rounded to the type, then their product
-    assert ((turned.double() - exact).abs() <= room * torch.finfo(dtype).eps * exact.abs() + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps + 1e-9).all()
+    assert (
+        (turned.double() - exact).abs()
+        <= room * torch.finfo(dtype).eps * exact.abs()
+        + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+        + 1e-9
+    ).all()
 
 
 @pytest.mark.parametrize("name", CODES)

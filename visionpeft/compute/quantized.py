@@ -215,7 +215,7 @@ class Quantized:
         """Return what to say of it."""
         return (
             f"{self.layers} layers of the base are kept in {name}: {amount(self.before)} of weights in"
-            f" {amount(self.after)}; the adapter is merged, exported and reported on the weights as they are."
+            f" {amount(self.after)}; the adapter is merged and exported on the weights as they are."
         )
 
 

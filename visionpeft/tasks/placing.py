@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from visionpeft.adapters.slots import Slot
+from visionpeft.compute.quantized import quantize
 from visionpeft.tasks.recompute import checkpoint_gradients
 from visionpeft.training.task import Context
 
@@ -24,8 +26,17 @@ def place(models: Mapping[str, nn.Module], trained: Mapping[str, nn.Module], con
     Raises:
         ConfigError: a lever that these models do not have.
     """
+    if context.thrift.memory.base != "auto":
+        _keep_in_few_bits(trained, context, dtype)
     for model in models.values():
         nn.Module.to(model, device=context.device, dtype=dtype)  # diffusers' own `to` warns of every change of type
     if context.thrift.recompute:
         for model in trained.values():
             checkpoint_gradients(model)
+
+
+def _keep_in_few_bits(trained: Mapping[str, nn.Module], context: Context, dtype: torch.dtype | None) -> None:
+    """Code what every step goes through; a text encoder without an adapter works once, and stays as it is."""
+    code = context.thrift.memory.base
+    adapted = [model for model in trained.values() if any(isinstance(part, Slot) for part in model.modules())]
+    context.progress.say(quantize(adapted, code, context.device, dtype).line(code))
