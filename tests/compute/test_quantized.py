@@ -154,7 +154,8 @@ def test_layers_beneath_adapters_are_coded_and_train_alike(name: str):
             torch.manual_seed(number)
             parameter.data += 0.02 * torch.randn(parameter.shape)
     inputs = {
-        "sample": torch.randn(1, 4, 16, 16), "timestep": torch.tensor([3]), "encoder_hidden_states": torch.randn(1, 5, 64),
+        "sample": torch.randn(1, 4, 16, 16), "timestep": torch.tensor([3]),
+        "encoder_hidden_states": torch.randn(1, 5, 64),
         "added_cond_kwargs": {"text_embeds": torch.randn(1, 32), "time_ids": torch.ones(1, 6)},
     }  # fmt: skip
     outs = [unet(**inputs).sample for unet in (one, other)]

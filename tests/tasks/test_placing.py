@@ -44,9 +44,8 @@ def test_what_a_step_goes_through_is_coded_and_the_rest_stays(photos: Path, tmp_
     said = RecordingProgress(SilentProgress())
     for adapter, encoders in ((UNET, 0), (BOTH, 12)):
         task = dreambooth(photos, adapter)
-        task.prepare(
-            Context(Accelerator(cpu=True), CPU, torch.bfloat16, 0, 1, 0, tmp_path, said, Thrift(memory=MemoryConfig(base=code)))
-        )  # fmt: skip
+        thrift = Thrift(memory=MemoryConfig(base=code))
+        task.prepare(Context(Accelerator(cpu=True), CPU, torch.bfloat16, 0, 1, 0, tmp_path, said, thrift))
         assert coded(task.base.unet) > 30
         assert coded(task.base.text_encoders["text_encoder"]) == encoders
         assert coded(task.base.vae) == 0

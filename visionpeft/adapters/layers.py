@@ -223,7 +223,7 @@ def joined_output(base: nn.Module, branch: nn.Module, weight: float, x: Tensor) 
         return None
     parts = branch.whole
     return low_rank_linear(
-        x, frozen, base._parameters.get("bias"), parts["lora_A.weight"], parts["lora_B.weight"], weight * branch.scale,
+        x, frozen, getattr(base, "bias", None), parts["lora_A.weight"], parts["lora_B.weight"], weight * branch.scale,
         torch.get_autocast_dtype(kind),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A frozen base in 8 or 4 bits: its large linear layers and convolutions keep codes, and make their weight for a product.
+"""A frozen base in 8 or 4 bits: large layers keep codes, and make their weight anew for each product.
 
 Nothing is kept for the backward pass but the codes, which are there anyway: the weight is made again.
 """
@@ -155,7 +155,7 @@ class CodedProduct(Coded):
         return _Product.apply(x, cast, self.operation, self.code, *self.stored())  # pyright: ignore[reportReturnType]
 
 
-class CodedLinear(CodedProduct, nn.Linear):
+class CodedLinear(CodedProduct, nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A frozen linear layer in a code."""
 
     def __init__(self, layer: nn.Linear, code: Code, device: torch.device | None = None) -> None:
@@ -175,11 +175,11 @@ class _CodedConvolution(CodedProduct):
             setattr(self, name, getattr(layer, name))
 
 
-class CodedConv1d(_CodedConvolution, nn.Conv1d):
+class CodedConv1d(_CodedConvolution, nn.Conv1d):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A frozen convolution of one dimension in a code."""
 
 
-class CodedConv2d(_CodedConvolution, nn.Conv2d):
+class CodedConv2d(_CodedConvolution, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A frozen convolution of two dimensions in a code."""
 
 
@@ -290,7 +290,8 @@ def _free(layer: nn.Module) -> None:
 def _replace(model: nn.Module, table: Mapping[nn.Module, Coded]) -> None:
     """Put new layers wherever a module of the model holds the old ones."""
     for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
+        children = list(parent._modules.items())  # pyright: ignore[reportPrivateUsage] - a child in two places twice
+        for name, child in children:
             if child is None or child not in table:
                 continue
             if isinstance(parent, Slot):
