@@ -137,7 +137,9 @@ def configured(place: Path, **more: object):
 def prepared(place: Path, tmp_path: Path, **more: object) -> Transcription:
     config = configured(place, **more)
     task = build(config)
-    fit(task, TrainConfig(steps=1, batch_size=2, learning_rate=0.0, max_grad_norm=None), tmp_path / "prepared")
+    memory = config.train.memory
+    train = TrainConfig(steps=1, batch_size=2, learning_rate=0.0, max_grad_norm=None, memory=memory)
+    fit(task, train, tmp_path / "prepared")
     return task
 
 
@@ -246,7 +248,9 @@ def test_texts_come_in_the_order_of_clips_whatever_the_batch(base: SpeechBase):
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"int8": True}, {"adapter": {"method": "prompt"}}], ids=["lora", "int8", "prompt"]
+    "more",
+    [{}, {"train": {"memory": {"base": "nf4"}}}, {"adapter": {"method": "prompt"}}],
+    ids=["lora", "nf4", "prompt"],
 )
 def test_a_step_reads_nothing_back_from_the_device(place: Path, tmp_path: Path, more: dict[str, object]):
     data = {**speech_settings(place)["data"], "augment": {"time_masks": 2, "mel_masks": 2}}  # pyright: ignore

@@ -12,12 +12,12 @@ from visionpeft.config import config_from
 from visionpeft.delivery.speech import build
 from visionpeft.training.engine import fit
 
+IN_4_BITS = {"train": {"memory": {"base": "nf4"}}}
+
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-@pytest.mark.parametrize(
-    "more", [{}, {"int8": True}, {"adapter": {"method": "prompt"}}], ids=["lora", "int8", "prompt"]
-)
+@pytest.mark.parametrize("more", [{}, IN_4_BITS, {"adapter": {"method": "prompt"}}], ids=["lora", "nf4", "prompt"])
 def test_recorded_steps_are_those_that_were_launched(tmp_path: Path, more: dict[str, object]):
     write_whisper(tmp_path / "base")
     write_speech(tmp_path / "speech")

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from visionpeft.adapters.algebra import DIFF, bias_delta, delta, ia3_factor, scales_input
-from visionpeft.adapters.joined import low_rank_linear
+from visionpeft.adapters.joined import frozen_weight, low_rank_linear
 from visionpeft.adapters.slots import SLOT, Active, Part, Slot, attribute
 from visionpeft.adapters.spec import DropoutSpec, LoraSpec, Spec, scale_of
 
@@ -149,6 +149,10 @@ class Branch(Part):
         """The base layer."""
         return self._base[0]
 
+    def stand_on(self, base: nn.Module) -> None:
+        """Belong to another layer from now on, which does the same as the one before."""
+        self._base = (base,)
+
     @property
     def start(self) -> dict[str, Tensor]:
         """The frozen factors that are subtracted, by name; empty for most."""
@@ -177,7 +181,8 @@ class Branch(Part):
 
     def changes(self, base: nn.Module) -> dict[str, Tensor]:
         """ΔW, and Δb where the method changes the bias, by the parameter's name."""
-        weight, bias = base.get_parameter("weight"), getattr(base, "bias", None)
+        weight: Tensor = base.weight  # pyright: ignore[reportAssignmentType]
+        bias = getattr(base, "bias", None)
         shift = None if bias is None else bias_delta(self.spec, self.parts, bias)
         change = {"weight": delta(self.spec, self.whole, weight, path=self.path)}
         return change if shift is None else {**change, "bias": shift}
@@ -239,7 +244,8 @@ def type_of_products(branch: Branch, x: Tensor) -> torch.dtype | None:
 
 def joined_output(base: nn.Module, branch: nn.Module, weight: float, x: Tensor) -> Tensor | None:
     """Return a linear layer's output with its one LoRA branch in it, where the products have a type; else None."""
-    if type(base) is not nn.Linear or not isinstance(branch, Branch) or base.weight.requires_grad:
+    frozen = frozen_weight(base)
+    if frozen is None or not isinstance(branch, Branch):
         return None
     if branch.live is not lora_live or (branch.training and branch.dropout > 0) or not x.is_floating_point():
         return None
@@ -248,7 +254,8 @@ def joined_output(base: nn.Module, branch: nn.Module, weight: float, x: Tensor) 
         return None
     parts = branch.factors
     return low_rank_linear(
-        x, base.weight, base.bias, parts["lora_A.weight"], parts["lora_B.weight"], weight * branch.scale, dtype
+        x, frozen, getattr(base, "bias", None), parts["lora_A.weight"], parts["lora_B.weight"], weight * branch.scale,
+        dtype,
     )  # fmt: skip
 
 

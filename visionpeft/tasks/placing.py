@@ -8,8 +8,10 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from visionpeft.adapters.slots import Slot
 from visionpeft.compute.layouts import channels_last
 from visionpeft.compute.memory import amount
+from visionpeft.compute.quantized import quantize
 from visionpeft.compute.sharding import Sharding
 from visionpeft.errors import ConfigError
 from visionpeft.tasks.recompute import checkpoint_gradients
@@ -34,6 +36,8 @@ def place(models: Mapping[str, nn.Module], trained: Mapping[str, nn.Module], con
     Raises:
         ConfigError: a lever that these models do not have.
     """
+    if context.thrift.memory.base != "auto":
+        _keep_in_few_bits(trained, context, dtype)
     if context.sharding is not None:
         _share_out(context.sharding, [model for name, model in models.items() if name not in _APART], context, dtype)
     for model in models.values():
@@ -57,3 +61,10 @@ def _share_out(sharding: Sharding, models: list[nn.Module], context: Context, dt
         f"The base is shared out over {sharding.world} processes: {blocks} blocks of {amount(whole)}, {amount(here)} on"
         f" each; {amount(sum(one.outside for one in done))} outside of blocks are on all."
     )
+
+
+def _keep_in_few_bits(trained: Mapping[str, nn.Module], context: Context, dtype: torch.dtype | None) -> None:
+    """Code what every step goes through; a text encoder without an adapter works once, and stays as it is."""
+    code = context.thrift.memory.base
+    adapted = [model for model in trained.values() if any(isinstance(part, Slot) for part in model.modules())]
+    context.progress.say(quantize(adapted, code, context.device, dtype).line(code))
