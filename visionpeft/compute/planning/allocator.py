@@ -80,16 +80,24 @@ class Allocator:
         block.free = True
         self._add(block)
 
+    def holds(self, number: int) -> bool:
+        """Whether something is allocated under a number."""
+        return number in self._used
+
+    def used_segments(self) -> int:
+        """Bytes of the segments in which something is: what stays when the rest is given back to the GPU."""
+        unused = sum(block.size for free in self._free.values() for _, _, block in free
+                     if block.before is None and block.after is None)  # fmt: skip
+        return self.reserved - unused
+
     def _found(self, size: int, small: bool) -> _Block | None:
         free = self._free[small]
         place = bisect_left(free, (size, -1))
         return free.pop(place)[2] if place < len(free) else None
 
     def _segment(self, size: int, small: bool) -> _Block:
-        if small:
-            whole = _SMALL_SEGMENT
-        else:
-            whole = _LARGE_SEGMENT if size < _LARGE else -(-size // _STEP) * _STEP
+        large = _LARGE_SEGMENT if size < _LARGE else -(-size // _STEP) * _STEP
+        whole = _SMALL_SEGMENT if small else large
         self.reserved += whole
         return _Block(whole, small)
 

@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-Kind = Literal["matmul", "conv", "attention", "moving"]
-"""What a kernel is bound by: products of matrices, convolutions, attention; all else moves bytes."""
+Kind = Literal["matmul", "conv", "conv back", "attention", "attention back", "norm", "special", "moving"]
+"""What a kernel does: products of matrices, convolutions and attention and their gradients; normalising; functions
+that take many operations a number; all else moves bytes."""
 
 
 class Kernel(NamedTuple):
@@ -54,8 +55,8 @@ class Trace:
 
 _MADE_FREE = {"empty", "empty_like", "new_empty", "empty_strided", "detach", "alias", "view", "_unsafe_view",
               "lift_fresh", "set_", "expand", "_to_copy_same"}  # fmt: skip
-_OURS = {"attention": 4, "attention_backward": 10}
-"""Products of attention for each query, key and width: two matrices forward, five backward."""
+_ATTENTION = (4, 10)
+"""Operations of attention for each number of the queries and each key, forward and backward: two products, and five."""
 
 
 class Ledger(TorchDispatchMode):
@@ -161,23 +162,33 @@ class Ledger(TorchDispatchMode):
         kind = kind_of(name)
         half = any(t.dtype in (torch.float16, torch.bfloat16) for t in taken)
         moved = sum(map(_size, taken)) + sum(map(_size, given))
-        flops = 0 if kind == "moving" else _flops(func, name, args, kwargs, out)
+        flops = 0 if kind in ("moving", "norm", "special") else _flops(func, name, args, kwargs, out)
         self.trace.kernels.append(Kernel(name, kind, flops, moved, half, self.stage))
+
+
+_SPECIAL = ("gelu", "silu", "sigmoid", "tanh", "softmax", "exp", "log", "erf", "sin", "cos", "pow", "rsqrt")
+_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "addmm_", "linear", "mv", "addmv", "dot")
 
 
 def kind_of(name: str) -> Kind:
     """Return the class of an operation of torch by its name."""
+    back = "backward" in name
     if "attention" in name:
-        return "attention"
-    if "conv" in name and "to_copy" not in name:
-        return "conv"
-    return "matmul" if name in ("mm", "addmm", "bmm", "baddbmm", "addmm_", "linear") else "moving"
+        return "attention back" if back else "attention"
+    if "conv" in name:
+        return "conv back" if back else "conv"
+    if name in _PRODUCTS:
+        return "matmul"
+    if "norm" in name:
+        return "norm"
+    return "special" if name.strip("_").startswith(_SPECIAL) else "moving"
 
 
 def _flops(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> int:
-    if name in _OURS:
-        query, key = args[-5:-3] if name.endswith("backward") else args[:2]
-        return _OURS[name] * query.numel() * key.shape[2]
+    if "attention" in name:
+        back = "backward" in name
+        query, key = args[1:3] if back else args[:2]
+        return _ATTENTION[back] * query.numel() * key.shape[2]
     if name == "addmm_":
         return 2 * args[1].shape[0] * args[1].shape[1] * args[2].shape[1]
     count = flop_registry.get(func._overloadpacket)
