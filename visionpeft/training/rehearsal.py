@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from visionpeft.compute.planning.ledger import Ledger, Trace
-from visionpeft.compute.planning.pretend import Pretend
+from visionpeft.compute.planning.pretend import Pretend, recomputed_anywhere
 from visionpeft.compute.precision import Precision
 from visionpeft.compute.tensors import tensors_in
 from visionpeft.compute.thrift import BaseWeights, MemoryConfig, Thrift
@@ -81,7 +81,7 @@ def rehearse(
     """
     thrift = Thrift(config.thrift.recompute, MemoryConfig(), config.attention)
     context = Context(cast(Any, None), pretend.device, precision.dtype, 0, 1, config.seed, output, SILENT, thrift)
-    with Ledger(here=pretend.here) as ledger:
+    with Ledger(here=pretend.here) as ledger, recomputed_anywhere():
         ledger.stage = "preparing"
         task.prepare(context)
         return _Rehearsing(task, models, config, precision, pretend, ledger).steps()
