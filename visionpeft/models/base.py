@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from visionpeft.errors import BaseModelError, did_you_mean
+from visionpeft.models.empty import hub_folder, shapes_of_pipeline
 from visionpeft.models.family import Family, components_of, family_of
 from visionpeft.models.quiet import without_loading_bars
 
@@ -96,7 +97,7 @@ def load_base(
         ref: "visionpeft/emoji-sd" | a diffusers folder | a single `.safetensors` checkpoint in the original layout of
             SD 1.x, SD 2.x or SDXL | a hub id.
         dtype: of its weights; None means float32.
-        device: where it goes.
+        device: where it goes; "meta" takes the shapes alone: no weights are read, and the hash is "".
         tokenizer: for a single checkpoint, which holds none: a folder with a CLIP tokenizer (or with `tokenizer` and
             `tokenizer_2` inside), a hub id, or tokenizers by text encoder. Without it the tokenizer is looked for
             beside the file and in the hub's cache.
@@ -107,7 +108,7 @@ def load_base(
     """
     from visionpeft.models.checkpoint import load_checkpoint
 
-    name, path = str(ref), Path(ref)
+    name, path, empty = str(ref), Path(ref), torch.device(device).type == "meta"
     if name in EMBEDDED:
         path = ASSETS / EMBEDDED[name]
         if not path.is_dir():
@@ -117,13 +118,15 @@ def load_base(
             f"{path}: a '{path.suffix}' file may run code when loaded; convert it to .safetensors first."
         )
     if path.is_file():
-        pipeline = load_checkpoint(path, tokenizer=tokenizer, prediction_type=prediction_type)
+        pipeline = load_checkpoint(path, tokenizer=tokenizer, prediction_type=prediction_type, empty=empty)
+    elif empty:
+        pipeline = shapes_of_pipeline(name, path if path.is_dir() else hub_folder(name))
     elif path.is_dir():
         pipeline = _from_folder(path, dtype)
     else:
         pipeline = _from_hub(name, path, dtype)
     pipeline.set_progress_bar_config(disable=True)
-    base = Base(pipeline, family_of(pipeline), name, weights_hash(components_of(pipeline)))
+    base = Base(pipeline, family_of(pipeline), name, "" if empty else weights_hash(components_of(pipeline)))
     for part in (base.unet, base.vae, *base.text_encoders.values()):
         part.eval()
     return base.to(device, dtype or torch.float32)

@@ -87,7 +87,7 @@ def load_speech(
 
     Args:
         ref: "visionpeft/small-whisper" | a folder of transformers | a hub id.
-        device: where it goes.
+        device: where it goes; "meta" takes the shapes alone: no weights are read, and the hash is "".
         dtype: of its weights; None means float32.
         scratch: its shape and words, but random weights.
         seed: of these weights.
@@ -95,16 +95,20 @@ def load_speech(
     Raises:
         BaseModelError: not found, not readable, a pickle, or no Whisper; says what to do.
     """
+    empty = torch.device(device).type == "meta"
     name, place = str(ref), _place(ref)
+    bare = torch.device("meta") if empty else contextlib.nullcontext()
     with torch.random.fork_rng(devices=[]), without_loading_bars(), without_reports():
         torch.manual_seed(seed)
-        model = _reading(name, lambda: _model(name, place, scratch=scratch))
+        with bare:
+            model = _reading(name, lambda: _model(name, place, scratch=scratch or empty))
         tokenizer, features = _reading(name, lambda: _processors(place))
     model.config.apply_spec_augment = False  # masks are drawn by the training's own random numbers
     model.generation_config.forced_decoder_ids = None  # language and task are given, never forced by place
     _check_words(name, model, tokenizer)
     model.eval()
-    base = SpeechBase(model, tokenizer, WHISPER, name, weights_hash({"model": model}, WHISPER), features)
+    told = "" if empty else weights_hash({"model": model}, WHISPER)
+    base = SpeechBase(model, tokenizer, WHISPER, name, told, features)
     return base.to(device, dtype or torch.float32)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,7 +98,7 @@ def load_vision(
             are interpolated for good, so the hash tells the size.
         scratch: take the network, but random weights.
         seed: of these weights.
-        device: where it goes.
+        device: where it goes; "meta" takes the shapes alone: no weights are read, and the hash is "".
         dtype: of its weights; None means float32.
         progress: is told what is missing in the base, or done in another way than it says; and of a network from
             scratch that its batch norms do nothing.
@@ -107,14 +108,17 @@ def load_vision(
             cannot take; says what to do.
         MissingExtraError: the base needs a package that is not there.
     """
+    empty = torch.device(device).type == "meta"
     name, place = str(ref), _place(ref)
     config = _reading(name, lambda: _config(place))
     _check_backbone(name, config)
-    with torch.random.fork_rng(devices=[]), without_loading_bars(), without_reports():
+    bare = torch.device("meta") if empty else nullcontext()
+    with torch.random.fork_rng(devices=[]), without_loading_bars(), without_reports(), bare:
         torch.manual_seed(seed)
-        model = _reading(name, lambda: _built(config, task) if scratch else _read(name, place, config, task, progress))
+        new = scratch or empty
+        model = _reading(name, lambda: _built(config, task) if new else _read(name, place, config, task, progress))
     family = _family(name, model, task)
-    if scratch and live_batch_norms(model):
+    if scratch and not empty and live_batch_norms(model):
         progress.say(f"'{name}' has batch norms, which stay frozen: with random weights they normalise nothing.")
     freeze_batch_norms(model)
     native = _native(config, task)
@@ -123,7 +127,8 @@ def load_vision(
     _resize(name, model, family, native, size)
     preprocessing = preprocessing.at(*size)
     model.eval()
-    base = VisionBase(model, family, name, weights_hash({"model": model}, family), preprocessing)
+    told = "" if empty else weights_hash({"model": model}, family)
+    base = VisionBase(model, family, name, told, preprocessing)
     return base.to(device, dtype or torch.float32)
 
 
