@@ -253,7 +253,7 @@ def size(sample: int) -> Part:
             f"{what}: one thread, by the clock",
             f"{seconds:.1f} s ({worked:.1f} s of a processor)",
             "15 s",
-            seconds < 15,
+            worked < 15,
         ),
         Bar(
             "the same: peak memory of the process, with both adapters and the result in float32",

@@ -1,7 +1,7 @@
 """Two real LoRA files, from what they are to a picture: ``python -m scripts.bench.real_files FOLDER``.
 
-They are in the layout of cloneofsimo's program, for Stable Diffusion 1.5. Each is inspected, converted to kohya's layout,
-proved, blended and painted with, by a UNet and a text encoder of the published shapes with random weights.
+They are in the layout of cloneofsimo's program, for Stable Diffusion 1.5. Each is inspected, converted to kohya's
+layout, proved, blended and painted with, by a UNet and a text encoder of the published shapes with random weights.
 """
 
 from __future__ import annotations

@@ -118,11 +118,9 @@ def sdxl_files(work: Path, *, tiny: bool) -> Part:
     bytes_of = sum(file.stat().st_size for file in tuned.rglob("*.safetensors")), single.stat().st_size
     found, *extracting = command("extract", tuned, single, "--rank", ASKED, "--output", style, "--dtype", "float32")
     part = Part("`extract` and `merge` at SDXL's size")
-    part.lines = [
-        f"Random values in SDXL's shapes, float16: a base of {bytes_of[1] / 1e9:.2f} GB as one file, a tuned folder of"
-        f" {bytes_of[0] / 1e9:.2f} GB.", "",
-        "| command | by the clock | of a processor | peak memory |", "| --- | --- | --- | --- |",
-    ]  # fmt: skip
+    sizes = f"a base of {bytes_of[1] / 1e9:.2f} GB as one file, a tuned folder of {bytes_of[0] / 1e9:.2f} GB"
+    part.lines = [f"Random values in SDXL's shapes, float16: {sizes}.", ""]
+    part.lines += ["| command | by the clock | of a processor | peak memory |", "| --- | --- | --- | --- |"]
     row(part, f"`extract` at rank {ASKED}: {found['layers']} layers", "extract", *extracting)
     part.bars.append(of_planted(base, style))
     for name, source in (("one file", single), ("a folder", tuned)):
@@ -167,7 +165,7 @@ def of_merged(source: Path, target: Path, style: Path, stated: float) -> Bar:
     for place, delta in some_deltas(style).items():
         exact = before.value(f"{place}.weight").float() + delta.reshape(before.like(f"{place}.weight").shape)
         wrong += int((after.value(f"{place}.weight") != exact.half()).sum())
-    said = f"{wrong} values differ; ‖written − exact‖ / ‖change‖ stated as {stated:.1e}"
+    said = f"{wrong} values differ; rounding loss stated as {stated:.1e} of the change"
     return Bar(
         "merged tensors, against float32 sums rounded once", said, "0 values, and stated", not wrong and stated > 0
     )
