@@ -38,7 +38,7 @@ FORMATS = {
     "lycoris": ("lora", "rslora", "dora", "loha", "lokr", "full", "oft", "ia3"),
     "diffusers": ("lora", "rslora", "dora"),
     "native": ("lora", "rslora", "dora", "loha", "lokr", "full", "oft", "ia3"),
-    "peft": ("lora", "rslora", "dora", "loha"),  # of LoKr it has one factorisation of its own
+    "peft": ("lora", "rslora", "dora", "loha", "oft", "ia3"),  # of LoKr it has one factorisation of its own
 }
 ANY = ("native", "peft")
 """The formats that hold any family."""
@@ -102,17 +102,17 @@ def worst_error(value: Adapter, found: Adapter, base: dict[str, Tensor]) -> floa
 
 
 def rounded(value: Adapter) -> Adapter:
-    """The adapter with every factor rounded to float16; magnitudes are not factors, and stay."""
+    """The adapter with every factor rounded to float16; magnitudes and (IA)³'s vectors are no factors, and stay."""
     tensors = {
-        name: tensor if name.endswith("magnitude_vector") else tensor.half().float()
+        name: tensor if name.endswith(("magnitude_vector", "ia3_l")) else tensor.half().float()
         for name, tensor in value.tensors.items()
     }
     return replace(value, tensors=tensors)
 
 
-def rounded_error(value: Adapter, base: dict[str, Tensor], method: str) -> float:
+def rounded_error(value: Adapter, base: dict[str, Tensor], method: str, layout: str) -> float:
     """The error of rounding what a file holds: factors, or the whole difference of what is written as one."""
-    if method not in ("oft", "ia3"):
+    if layout != "lycoris" or method not in ("oft", "ia3"):
         return worst_error(value, rounded(value), base)
     whole = algebra.deltas(value, base).values()
     return max(float((delta.half().float() - delta).norm() / delta.norm()) for delta in whole)
@@ -132,7 +132,7 @@ def round_trips(cases: int) -> Part:
                 error = worst_error(value, files.read(written, base), base)
                 worst[layout, dtype] = max(worst.get((layout, dtype), 0.0), error)
                 shutil.rmtree(written) if written.is_dir() else written.unlink()
-            ratio = max(ratio, error / rounded_error(value, base, method))
+            ratio = max(ratio, error / max(rounded_error(value, base, method, layout), 1e-12))
     whole = max(error for (_, dtype), error in worst.items() if dtype == "float32")
     what = f"{cases} random exports read again, over formats, methods and families"
     bars = [
