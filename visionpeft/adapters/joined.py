@@ -63,4 +63,8 @@ def low_rank_linear(
         scale: of the branch.
         dtype: of the products and the result.
     """
+    if torch.compiler.is_compiling():  # the compiler chooses by itself what is kept and joined
+        rows = x.to(dtype)
+        branch = F.linear(F.linear(rows, down.to(dtype)), up.to(dtype))
+        return F.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype)) + scale * branch
     return _LowRankLinear.apply(x, weight, bias, down, up, scale, dtype)  # pyright: ignore[reportReturnType]
