@@ -95,6 +95,11 @@ def low_rank_linear(
         dtype: of the products and the result.
     """
     frozen = weight if isinstance(weight, FrozenWeight) else FrozenWeight((weight,), _turned)
+    if torch.compiler.is_compiling():  # the compiler chooses by itself what is kept and joined
+        rows = x.to(dtype)
+        branch = F.linear(F.linear(rows, down.to(dtype)), up.to(dtype))
+        whole = frozen.made(frozen.stored, dtype)
+        return F.linear(rows, whole, None if bias is None else bias.to(dtype)) + scale * branch
     return _LowRankLinear.apply(  # pyright: ignore[reportReturnType]
         x, bias, down, up, scale, dtype, frozen.made, *frozen.stored
     )

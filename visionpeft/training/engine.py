@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.layers import Branch
+from visionpeft.compute.compiled import as_written
 from visionpeft.compute.recorded import Recorder
 from visionpeft.compute.sharding import SHARDED
 from visionpeft.errors import TrainingError
@@ -21,6 +22,7 @@ from visionpeft.safefile import write_atomically
 from visionpeft.training.batches import BatchPlan
 from visionpeft.training.checkpoint import Checkpoint
 from visionpeft.training.clock import Clock
+from visionpeft.training.compiling import compiled_blocks, compiles
 from visionpeft.training.deterministic import deterministic_kernels
 from visionpeft.training.fingerprint import require_same
 from visionpeft.training.guard import Guard
@@ -128,6 +130,7 @@ class _Run:
         self.task, self.config, self.accelerator, self.progress = task, config, accelerator, progress
         self.processes = processes_of(accelerator)
         self.device, self.window, self.clock = accelerator.device, Window(), Clock()
+        self._as_written: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.precision = launched_precision(config, accelerator)
         self._prepare(output)
         self.step, self.meet_every = 0 if begun is None else begun.step, 1
@@ -170,6 +173,23 @@ class _Run:
 
     def train(self, settings: Mapping[str, Any], preview_every: int) -> None:
         """Make the steps that are left."""
+        with self._compiled():
+            self._train(settings, preview_every)
+
+    @contextmanager
+    def _compiled(self) -> Generator[None]:
+        if not compiles(self.config, self.device, self.config.steps - self.step):
+            yield
+            return
+        models = self.task.components.values()
+        with self._explained("compiling"), compiled_blocks(models, self._rehearse, self.progress) as done:
+            self._as_written = as_written if done else nullcontext
+            yield
+
+    def _rehearse(self) -> None:
+        self.steps.rehearse(self.step)
+
+    def _train(self, settings: Mapping[str, Any], preview_every: int) -> None:
         config, note = self.config, ""
         with (
             StopRequest(_RELAYED if self.processes.world > 1 else 0.0) as stop,
@@ -264,7 +284,7 @@ class _Run:
         self._require_numbers()
         modules = [module for component in self.task.components.values() for module in component.modules()]
         modes = [module.training for module in modules]
-        with self.clock.paused(), self._explained(work), self.trainer.averaged(), torch.no_grad():
+        with self.clock.paused(), self._explained(work), self.trainer.averaged(), self._as_written(), torch.no_grad():
             try:
                 for module in modules:
                     module.training = False

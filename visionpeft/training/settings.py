@@ -15,7 +15,7 @@ TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 # What may differ between a run and its continuation: everything that does not change the steps already made.
 _FREE = ("steps", "batch_size", "gradient_accumulation", "gradient_checkpointing", "memory", "attention", "record",
-         "shard", "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop", "log_every",
+         "compile", "shard", "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop", "log_every",
          "trackers")  # fmt: skip
 
 
@@ -59,6 +59,9 @@ class TrainConfig(BaseModel):
     shard: Literal["auto", "on", "off"] = "auto"
     """With several processes, let each keep a part of the frozen base (on) or all of it (off); auto: a part where the
     base would fill more than half of a GPU's memory. The steps are the same."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the model's repeated blocks, which joins small kernels: that takes a while at first, seconds where it was
+    done before. auto: on a GPU, in runs of 2000 steps or more."""
     deterministic: bool = False
     """On a GPU, use only kernels that always give the same bits: repeated and resumed runs are then bit-equal there as
     they are on the CPU, at some cost in speed."""

@@ -16,7 +16,7 @@ from visionpeft.progress import Progress
 from visionpeft.training.batches import BatchPlan
 from visionpeft.training.log import Window
 from visionpeft.training.rng import StandingRng, StepRng, mix_seed
-from visionpeft.training.task import Task
+from visionpeft.training.task import StepOutput, Task
 from visionpeft.training.trainer import Trainer
 
 _MOST_FORMS = 24
@@ -68,6 +68,14 @@ class Steps:
         device = trainer.device
         slots = [[position.slot for position in micro] for micro in plan.micro(0)]
         self._slots: tuple[Tensor, ...] = torch.tensor(slots, device=device).unbind()  # the same in every step
+
+    def rehearse(self, step: int) -> None:
+        """Make a part of step ``step`` and undo it: only what libraries do at first remains."""
+        trainer, plan = self._trainer, self._plan
+        trainer.begin(step)
+        rng = StepRng(plan.seed, step, self._slots[0], plan.global_batch, trainer.device)
+        trainer.backward(self._output(self._task.batch(plan.micro(step)[0]), rng))
+        trainer.begin(step)
 
     def make(self, step: int) -> None:
         """Make step ``step``, from 0: nothing in it waits for the device."""
@@ -129,10 +137,13 @@ class Steps:
 
     def _learn(self, batch: Any, rng: StepRng) -> None:
         """Forward and backward pass of a micro-batch."""
-        with self._precision.autocast(self._trainer.device, needed=self._task.autocast):
-            out = self._task.loss(batch, rng)
+        out = self._output(batch, rng)
         self._trainer.backward(out)
         self._window.add(out.logs)
+
+    def _output(self, batch: Any, rng: StepRng) -> StepOutput:
+        with self._precision.autocast(self._trainer.device, needed=self._task.autocast):
+            return self._task.loss(batch, rng)
 
     def _finish(self) -> None:
         """What ends a step when all gradients are there."""
