@@ -91,8 +91,9 @@ def detection_loss(
 
     Boxes, and classes where they are independent, are summed and divided by the number of boxes, so loss times count
     is a sum over boxes that adds up over micro-batches. DETR's and YOLOS' cross entropy is a weighted mean over
-    queries instead; it enters as that mean, over all processes, times the count. The matching is solved by scipy: it waits for the device
-    and moves the costs to the CPU once for every decoder layer, so a step with it cannot be recorded.
+    queries instead; it enters as that mean, over all processes, times the count. The matching is solved by scipy: it
+    waits for the device and moves the costs to the CPU once for every decoder layer, so a step with it cannot be
+    recorded.
 
     Args:
         base: the detector, in training mode: RT-DETR's denoising and RF-DETR's groups are there in training only.
