@@ -123,7 +123,8 @@ def losses(folder: Path) -> torch.Tensor:
 def figures(folder: Path) -> list[dict[str, float]]:
     """The evaluations of a run."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "kind"} for line in lines if line["kind"] == "evaluate"]
+    found = [line for line in lines if line["kind"] == "evaluate"]
+    return [{k: v for k, v in line.items() if k != "kind" and v is not None} for line in found]
 
 
 def last_adapter(folder: Path) -> dict[str, torch.Tensor]:

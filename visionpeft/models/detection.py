@@ -105,12 +105,16 @@ def detection_loss(
     labels = [{name: target[name].to(base.device) for name in ("class_labels", "boxes")} for target in targets]
     with _as_many_labels_as_its_head(base):
         out = base.model(**_inputs(base, pixels, mask), labels=labels)
-    weight = _weight(targets, out.logits.shape[1], base.model.config) if base.sight.background else 1.0
-    boxes, mean_weight = _means([sum(len(target["boxes"]) for target in targets), weight], base.device)
-    means = sum(part for name, part in out.loss_dict.items() if name.startswith("loss_ce"))
-    loss = out.loss + (weight / mean_weight - 1) * means if base.sight.background else out.loss
     parts = {name: part.detach() for name, part in out.loss_dict.items()}
-    return DetectionLoss(loss * boxes.clamp(min=1), boxes, parts)
+    mine = float(sum(len(target["boxes"]) for target in targets))
+    if not base.sight.background:
+        boxes = _means([mine], base.device)[0]
+        return DetectionLoss(out.loss * _divisor(base, mine, boxes), boxes, parts)
+    weight = _weight(targets, out.logits.shape[1], base.model.config)
+    boxes, mean_weight = _means([mine, weight], base.device)
+    entropy = torch.stack([part for name, part in out.loss_dict.items() if name.startswith("loss_ce")]).sum()
+    rest = (out.loss - entropy) * _divisor(base, mine, boxes)
+    return DetectionLoss(rest + entropy * weight / mean_weight * boxes.clamp(min=1), boxes, parts)
 
 
 def recordable(base: VisionBase) -> bool:
@@ -147,6 +151,19 @@ def _inputs(base: VisionBase, pixels: Tensor, mask: Tensor | None) -> dict[str, 
     return inputs | ({"pixel_mask": mask.to(base.device)} if mask is not None and knows_masks else {})
 
 
+_OWN, _MEAN = ("rt_detr", "rt_detr_v2", "d_fine"), ("rf_detr",)
+"""Whose losses in transformers (5.23) divide by the boxes of their own process, and by the mean over processes. The
+others take the mean for a sum, and divide it by the number of processes once more."""
+
+
+def _divisor(base: VisionBase, mine: float, mean: Tensor) -> Tensor:
+    """What transformers has divided the terms of boxes by, given the boxes of this process and the mean over all."""
+    world = torch.distributed.get_world_size() if _several() else 1
+    if base.model.config.model_type in _OWN:
+        return torch.full_like(mean, max(mine, 1.0))
+    return (mean if base.model.config.model_type in _MEAN else mean / world).clamp(min=1)
+
+
 def _weight(targets: Sequence[Mapping[str, Tensor]], queries: int, config: Any) -> float:
     """What DETR's cross entropy of these pictures is divided by: 1 a query with a thing, less a query with nothing."""
     matched = sum(min(len(target["boxes"]), queries) for target in targets)
@@ -156,10 +173,14 @@ def _weight(targets: Sequence[Mapping[str, Tensor]], queries: int, config: Any) 
 def _means(values: Sequence[float], device: torch.device) -> Tensor:
     """The means over all processes."""
     found = torch.tensor(values, dtype=torch.float, device=device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _several():
         torch.distributed.all_reduce(found)
         found = found / torch.distributed.get_world_size()
     return found
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 @contextmanager
