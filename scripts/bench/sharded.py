@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A rank-16 LoRA on a frozen transformer of 12 billion parameters that several GPUs share: memory of each, and speed.
 
-    torchrun --nproc_per_node 2 -m scripts.bench.sharded --work runs/sharded [--batch 4] [--steps 20] [--cap 20] [--tiny]
+    torchrun --nproc_per_node 2 -m scripts.bench.sharded --work runs/sharded [--batch 4] [--steps 20] [--cap 20]
+                                                         [--tiny]
 
 The model is a plain vision transformer with random bfloat16 weights: 39 layers, 5120 wide, 257 tokens a picture. No
 process ever holds it whole: its weights come to be in parts, on the devices. It is trained by this program's engine

@@ -22,7 +22,7 @@ from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.manager import AdapterManager
 from visionpeft.adapters.spec import AdapterSpec, DoraSpec, FullSpec, LoraSpec
 from visionpeft.compute.int8 import quantize_linear
-from visionpeft.compute.sharding import Shared, Sharding
+from visionpeft.compute.sharding import Sharding, Shared
 from visionpeft.config import config_from
 from visionpeft.errors import AdapterError, ConfigError, TrainingError
 from visionpeft.files.bases import weights_of
@@ -31,6 +31,7 @@ from visionpeft.progress import SILENT, Progress, SilentProgress
 from visionpeft.run import JOBS, train
 from visionpeft.training.engine import fit
 
+pytestmark = pytest.mark.slow
 TRAIN = {"steps": 4, "batch_size": 4, "learning_rate": 1e-2, "ema": 0.9, "checkpoint_every": 2, "evaluate_every": 2,
          "log_every": 1}  # fmt: skip
 WORK = "import sys; from tests.compute.test_sharding import shared_out; shared_out(sys.argv[1])"
@@ -274,7 +275,7 @@ def test_each_process_has_half_of_the_blocks_and_fetches_the_next_ahead(two: Pat
 def test_the_run_says_what_is_shared_out(two: Path):
     said = (two.parent / "said" / "sdxl-0").read_text()
     assert "The base is shared out over 2 processes: 20 blocks of" in said
-    assert "is shared out" not in (two.parent / "said" / "sdxl-1").read_text()
+    assert not (two.parent / "said" / "sdxl-1").exists()  # one process speaks
 
 
 def test_one_process_cannot_share(place: Path, tmp_path: Path):
