@@ -74,10 +74,12 @@ class Noise:
         batch: pictures of a step on one process.
     """
 
-    name, metric, unrecordable = "noise", None, ""
+    name = "noise"
+    metric: str | None = None
+    unrecordable = ""
 
-    def __init__(self, shape: Mapping[str, int], batch: int) -> None:
-        config = ViTConfig(image_size=224, patch_size=14, num_labels=2, **shape)
+    def __init__(self, shape: Mapping[str, Any], batch: int) -> None:
+        config = ViTConfig(image_size=224, patch_size=14, **shape)
         with torch.device("meta"):
             self.model: nn.Module = ViTForImageClassification(config).requires_grad_(False)
         self.count = sum(parameter.numel() for parameter in self.model.parameters())

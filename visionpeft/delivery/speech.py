@@ -30,7 +30,7 @@ def build(config: TranscribeRun, progress: Progress = SILENT) -> Transcription:
     seed = config.train.seed
     splits = split_speech(open_speech(config.data, progress), config.data.split, seed, progress)
     with progress.phase("loading the base", 1) as bar:
-        base = load_speech(config.base, scratch=config.scratch, seed=seed)
+        base = load_speech(config.base, scratch=config.scratch, seed=seed, stored=config.train.shard == "on")
         if config.int8:
             progress.say(
                 f"{quantize_linear(base.model)} linear layers of the base train as 8-bit integers; the adapter is"
