@@ -15,7 +15,7 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def run_together(code: str, *arguments: object, count: int = 2, limit: float = 240) -> list[tuple[int, str]]:
+def run_together(code: str, *arguments: object, count: int = 2, limit: float = 600) -> list[tuple[int, str]]:
     """Run Python code in so many processes; return each one's exit status and what it wrote to both outputs.
 
     After ``limit`` seconds they are killed: then they wait for each other.

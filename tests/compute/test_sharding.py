@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from torch.distributed.tensor import DTensor
+from transformers import ViTForImageClassification
 
 from tests.processes import run_together
-from tests.tiny import tiny_sdxl
+from tests.tiny import tiny_sdxl, tiny_vit
 from tests.tiny_speech import speech_settings, write_speech, write_whisper
 from tests.vision_place import classify_settings, write_base, write_pictures
 from visionpeft.adapters.archive import Adapter
+from visionpeft.adapters.manager import AdapterManager
+from visionpeft.adapters.spec import AdapterSpec, DoraSpec, FullSpec, LoraSpec
+from visionpeft.compute.int8 import quantize_linear
+from visionpeft.compute.sharding import Sharding, Shared
 from visionpeft.config import config_from
+from visionpeft.errors import AdapterError, ConfigError, TrainingError
+from visionpeft.files.bases import weights_of
+from visionpeft.models.manage import manage
 from visionpeft.progress import SILENT, Progress, SilentProgress
 from visionpeft.run import JOBS, train
 from visionpeft.training.engine import fit
 
+pytestmark = pytest.mark.slow
 TRAIN = {"steps": 4, "batch_size": 4, "learning_rate": 1e-2, "ema": 0.9, "checkpoint_every": 2, "evaluate_every": 2,
          "log_every": 1}  # fmt: skip
 WORK = "import sys; from tests.compute.test_sharding import shared_out; shared_out(sys.argv[1])"
@@ -72,6 +83,8 @@ def shared_out(folder: str) -> None:
             changed = given["train"] | {"batch_size": 2, "steps": steps, "shard": "on"}
             said = Lines(place / "said" / f"{name}-{rank}")
             learn(given | {"train": changed, "output": str(place / "two" / name), "resume": "auto"}, said)
+    found = {name: try_out(place) for name, try_out in TRIED.items()}
+    (place / f"tried-{rank}.json").write_text(json.dumps(found))
 
 
 def learn(given: dict[str, Any], said: Progress = SILENT) -> None:
@@ -82,6 +95,89 @@ def learn(given: dict[str, Any], said: Progress = SILENT) -> None:
     else:
         task = JOBS[config.task].build(config, said)
         fit(task, config.train, config.output, resume=config.resume, progress=said)
+
+
+def of(error: type[Exception], work: Callable[[], object]) -> str:
+    with pytest.raises(error) as refused:
+        work()
+    return str(refused.value)
+
+
+def shared_vit() -> tuple[ViTForImageClassification, AdapterManager, Sharding, Shared]:
+    model, sharding = tiny_vit(), Sharding(torch.device("cpu"))
+    manager = manage(model)
+    manager.add("first", LoraSpec(rank=2, targets="attention"))
+    return model, manager, sharding, sharding.shard(model)
+
+
+def whole_weights(place: Path) -> dict[str, str]:
+    """What is said where weights are asked for that are shared out."""
+    del place
+    model, manager, _, _ = shared_vit()
+    layer = "model.vit.layers.0.attention.q_proj"
+
+    def added(spec: AdapterSpec) -> Callable[[], object]:
+        return lambda: manager.add("second", spec)
+
+    said = {
+        "merge": of(AdapterError, manager.merge), "base": of(AdapterError, lambda: manager.base_weights([layer])),
+        "dora": of(AdapterError, added(DoraSpec(rank=2, targets="attention"))),
+        "full": of(AdapterError, added(FullSpec(targets="attention"))),
+        "pissa": of(AdapterError, added(LoraSpec(rank=2, targets="attention", init="pissa"))),
+        "files": str(weights_of(model)),
+    }  # fmt: skip
+    manager.add("second", LoraSpec(rank=3, targets="mlp"))
+    captured = manager.capture("second")
+    manager.remove("second")
+    manager.attach("again", captured)
+    same = manager.capture("again").tensors
+    return {**said, "again": str(all(torch.equal(same[key], tensor) for key, tensor in captured.tensors.items()))}
+
+
+def bad_bases(place: Path) -> dict[str, str]:
+    """What is said of models that cannot be shared out."""
+    sharding = Sharding(torch.device("cpu"))
+    int8 = tiny_vit()
+    quantize_linear(int8)
+    vit = settings(place)["vit"] | {"output": str(place / "bad")}
+    full = vit | {"adapter": {"method": "full"}, "train": TRAIN | {"shard": "on"}}
+    streaming = vit | {"train": TRAIN | {"shard": "on", "memory": {"stream": 0.5}}}
+    return {
+        "blocks": of(ConfigError, lambda: sharding.shard(torch.nn.Linear(2, 2))),
+        "int8": of(ConfigError, lambda: sharding.shard(int8.requires_grad_(False))),
+        "full": of(ConfigError, lambda: learn(full)),
+        "stream": of(ConfigError, lambda: learn(streaming)),
+    }
+
+
+def parts(place: Path) -> dict[str, Any]:
+    """Sizes of parts, the order in which blocks are fetched, and a model that comes to be in parts."""
+    del place
+    model, _, sharding, shared = shared_vit()
+    pixels = torch.ones(1, 3, 32, 32)
+    for _ in range(2):
+        model(pixel_values=pixels).logits.sum().backward()
+    first, second = model.vit.layers
+    ahead = first._get_fsdp_state()._states_to_forward_prefetch, second._get_fsdp_state()._states_to_backward_prefetch
+    with torch.device("meta"):
+        blank = ViTForImageClassification(model.config).requires_grad_(False)
+    sharding.shard(blank, torch.bfloat16, fill=lambda part: part.fill_(0.5))
+    filled = [p.to_local() if isinstance(p, DTensor) else p for p in blank.parameters()]
+    with torch.no_grad():
+        logits = blank(pixel_values=pixels.bfloat16()).logits
+    said = ""
+    with sharding.main_first():
+        if os.environ["RANK"] == "0":
+            said = of(TrainingError, lambda: model(pixel_values=pixels))
+    return {
+        **vars(shared), "ahead": [len(states) for states in ahead], "alone": said,
+        "apart": [isinstance(p, DTensor) for p in first.parameters()].count(True),
+        "filled": all(bool((p == 0.5).all()) and p.dtype == torch.bfloat16 for p in filled),
+        "finite": bool(logits.isfinite().all()),
+    }  # fmt: skip
+
+
+TRIED: dict[str, Callable[[Path], Any]] = {"whole": whole_weights, "bad": bad_bases, "parts": parts}
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +218,11 @@ def figures(run: Path) -> list[float]:
     return [line[name] for kind in found for line in kind for name in names if name in line]
 
 
+def numbers(adapter: Adapter) -> torch.Tensor:
+    """All values of an adapter, in the order of their names."""
+    return torch.cat([tensor.flatten() for _, tensor in sorted({**adapter.tensors, **adapter.heads}.items())])
+
+
 @pytest.mark.parametrize("name", list(settings(Path())))
 def test_steps_figures_and_adapter_are_those_of_one_process(place: Path, two: Path, name: str):
     one = place / "one" / name
@@ -132,6 +233,61 @@ def test_steps_figures_and_adapter_are_those_of_one_process(place: Path, two: Pa
         file = Path("checkpoints", step, "adapter.safetensors")
         mine, theirs = Adapter.load(two / name / file), Adapter.load(one / file)
         assert mine.specs == theirs.specs
-        for key, tensor in {**theirs.tensors, **theirs.heads}.items():
-            off = torch.linalg.vector_norm({**mine.tensors, **mine.heads}[key] - tensor)
-            assert off <= 1e-5 * max(1.0, float(torch.linalg.vector_norm(tensor))), key
+        off, size = numbers(mine) - numbers(theirs), numbers(theirs)
+        assert torch.linalg.vector_norm(off) <= 1e-5 * torch.linalg.vector_norm(size)
+
+
+def tried(two: Path, name: str) -> Any:
+    first, second = (json.loads((two.parent / f"tried-{rank}.json").read_text())[name] for rank in (0, 1))
+    assert first | {"alone": ""} == second | {"alone": ""}
+    return first
+
+
+def test_what_needs_whole_weights_is_refused(two: Path):
+    said = tried(two, "whole")
+    for wish, named in {"merge": "a merge", "dora": "'dora'", "full": "full tuning", "pissa": "'pissa'"}.items():
+        assert named in said[wish]
+        assert "shared out over processes" in said[wish]
+    assert "model.vit.layers.0.attention.q_proj" in said["base"]
+    assert said["files"] == "None"
+    assert said["again"] == "True"
+
+
+def test_models_that_cannot_be_shared_out_are_refused(two: Path):
+    said = tried(two, "bad")
+    assert "no repeated blocks" in said["blocks"]
+    assert "is quantized" in said["int8"]
+    assert "full tuning" in said["full"]
+    assert "set stream to 0" in said["stream"]
+
+
+def test_each_process_has_half_of_the_blocks_and_fetches_the_next_ahead(two: Path):
+    found = tried(two, "parts")
+    assert found["here"] * 2 == found["whole"]
+    assert found["blocks"] == 2
+    assert found["ahead"] == [1, 1]
+    assert found["apart"] == 16  # weights and biases of a layer, not the adapter's
+    assert found["filled"]
+    assert found["finite"]
+    assert "need all processes" in found["alone"]
+
+
+def test_the_run_says_what_is_shared_out(two: Path):
+    said = (two.parent / "said" / "sdxl-0").read_text()
+    assert "The base is shared out over 2 processes: 20 blocks of" in said
+    assert not (two.parent / "said" / "sdxl-1").exists()  # one process speaks
+
+
+def test_one_process_cannot_share(place: Path, tmp_path: Path):
+    given = settings(place)["vit"] | {"train": TRAIN | {"shard": "on"}, "output": str(tmp_path / "out")}
+    with pytest.raises(ConfigError, match="there is one: start it with"):
+        learn(given)
+
+
+def test_the_bench_on_a_small_model(tmp_path: Path):
+    code = "import sys; from scripts.bench.sharded import main; main(sys.argv[1:])"
+    done = run_together(code, "--work", tmp_path, "--tiny", "--steps", 2)
+    assert [status for status, _ in done] == [0, 0], "\n".join(said for _, said in done)
+    told = json.loads((tmp_path / "sharded.json").read_text())
+    assert told["parameters"] > 20_000
+    assert [row["device"] for row in told["processes"]] == ["cpu", "cpu"]

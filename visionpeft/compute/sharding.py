@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from packaging.version import Version
 from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from visionpeft.adapters.layers import Shift
 from visionpeft.adapters.methods import is_quantized
@@ -67,7 +68,7 @@ class Sharding:
             )
         self.device, self.world = device, distributed.get_world_size()
         self._first = distributed.get_rank() == 0
-        self._mesh = distributed.init_device_mesh(device.type, (self.world,))
+        self._mesh = init_device_mesh(device.type, (self.world,))
         self._blocks: list[Any] = []
         self._orders: list[_Order] = []
         self._alone = False

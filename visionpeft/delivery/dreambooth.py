@@ -38,7 +38,7 @@ def build(config: DreamBoothRun, progress: Progress = SILENT) -> DreamBooth:
     from visionpeft.tasks.dreambooth import DreamBooth
 
     with progress.phase("loading the base", 1) as bar:
-        base = load_base(config.base)
+        base = load_base(config.base, stored=config.train.shard == "on")
         bar.advance()
     return DreamBooth(
         base, config.data, config.adapter, preview=config.preview, score=config.score, seed=config.train.seed

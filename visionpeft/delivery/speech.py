@@ -29,7 +29,7 @@ def build(config: TranscribeRun, progress: Progress = SILENT) -> Transcription:
     seed = config.train.seed
     splits = split_speech(open_speech(config.data, progress), config.data.split, seed, progress)
     with progress.phase("loading the base", 1) as bar:
-        base = load_speech(config.base, scratch=config.scratch, seed=seed)
+        base = load_speech(config.base, scratch=config.scratch, seed=seed, stored=config.train.shard == "on")
         bar.advance()
     about = SpeechAbout(
         language=config.language, task="translate" if config.translate else "transcribe",

@@ -23,7 +23,7 @@ def framed_base(config: ClassifyRun | DetectRun, progress: Progress, *, device: 
     with progress.phase("loading the base", 1) as bar:
         base = load_vision(
             config.base, task=config.task, image_size=data.image_size, scratch=config.scratch, seed=config.train.seed,
-            device=device, progress=progress,
+            device=device, stored=config.train.shard == "on" and config.task == "classify", progress=progress,
         )  # fmt: skip
         bar.advance()
     framing = {"fit": data.fit, "shortest": getattr(data, "shortest", None)}

@@ -17,6 +17,7 @@ from visionpeft.errors import BaseModelError, did_you_mean
 from visionpeft.models.empty import hub_folder, shapes_of_pipeline
 from visionpeft.models.family import Family, components_of, family_of
 from visionpeft.models.quiet import without_loading_bars
+from visionpeft.models.stored import stored_type
 
 EMBEDDED = {"visionpeft/emoji-sd": "emoji-sd"}
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -90,6 +91,7 @@ def load_base(
     device: str | torch.device = "cpu",
     tokenizer: str | Path | Mapping[str, Any] | None = None,
     prediction_type: str | None = None,
+    stored: bool = False,
 ) -> Base:
     """Load a base model; only safetensors, never a pickle.
 
@@ -102,6 +104,8 @@ def load_base(
             `tokenizer_2` inside), a hub id, or tokenizers by text encoder. Without it the tokenizer is looked for
             beside the file and in the hub's cache.
         prediction_type: for a single checkpoint: "epsilon" or "v_prediction", where the file does not tell.
+        stored: leave weights in the one type that a folder has them in, so that they stay in their files, which
+            processes share, until they are needed.
 
     Raises:
         BaseModelError: not found, not readable, a pickle, or of an unknown family; says what to do.
@@ -117,19 +121,20 @@ def load_base(
         raise BaseModelError(
             f"{path}: a '{path.suffix}' file may run code when loaded; convert it to .safetensors first."
         )
+    kept = (stored_type(path) if stored else None) or torch.float32
     if path.is_file():
         pipeline = load_checkpoint(path, tokenizer=tokenizer, prediction_type=prediction_type, empty=empty)
     elif empty:
         pipeline = shapes_of_pipeline(name, path if path.is_dir() else hub_folder(name))
     elif path.is_dir():
-        pipeline = _from_folder(path, dtype)
+        pipeline = _from_folder(path, dtype or kept)
     else:
         pipeline = _from_hub(name, path, dtype)
     pipeline.set_progress_bar_config(disable=True)
     base = Base(pipeline, family_of(pipeline), name, "" if empty else weights_hash(components_of(pipeline)))
     for part in (base.unet, base.vae, *base.text_encoders.values()):
         part.eval()
-    return base.to(device, dtype or torch.float32)
+    return base.to(device, dtype or kept)
 
 
 def weights_hash(components: Mapping[str, nn.Module], family: Family | None = None) -> str:

@@ -14,6 +14,7 @@ from visionpeft.errors import BaseModelError, did_you_mean
 from visionpeft.models.base import ASSETS, weights_hash
 from visionpeft.models.family import Family
 from visionpeft.models.quiet import without_loading_bars, without_reports
+from visionpeft.models.stored import stored_type
 from visionpeft.models.whisper import WHISPER
 
 SPEECH_BASES = {"visionpeft/small-whisper": "small-whisper"}
@@ -82,6 +83,7 @@ def load_speech(
     dtype: torch.dtype | None = None,
     scratch: bool = False,
     seed: int = 0,
+    stored: bool = False,
 ) -> SpeechBase:
     """Load a Whisper; only safetensors, never a pickle.
 
@@ -91,6 +93,8 @@ def load_speech(
         dtype: of its weights; None means float32.
         scratch: its shape and words, but random weights.
         seed: of these weights.
+        stored: leave weights in the one type that a folder has them in, so that they stay in their files, which
+            processes share, until they are needed.
 
     Raises:
         BaseModelError: not found, not readable, a pickle, or no Whisper; says what to do.
@@ -98,10 +102,11 @@ def load_speech(
     empty = torch.device(device).type == "meta"
     name, place = str(ref), _place(ref)
     bare = torch.device("meta") if empty else contextlib.nullcontext()
+    kept = (stored_type(place) if stored else None) or torch.float32
     with torch.random.fork_rng(devices=[]), without_loading_bars(), without_reports():
         torch.manual_seed(seed)
         with bare:
-            model = _reading(name, lambda: _model(name, place, scratch=scratch or empty))
+            model = _reading(name, lambda: _model(name, place, kept, scratch=scratch or empty))
         tokenizer, features = _reading(name, lambda: _processors(place))
     model.config.apply_spec_augment = False  # masks are drawn by the training's own random numbers
     model.generation_config.forced_decoder_ids = None  # language and task are given, never forced by place
@@ -109,7 +114,7 @@ def load_speech(
     model.eval()
     told = "" if empty else weights_hash({"model": model}, WHISPER)
     base = SpeechBase(model, tokenizer, WHISPER, name, told, features)
-    return base.to(device, dtype or torch.float32)
+    return base.to(device, dtype or kept)
 
 
 def _place(ref: str | Path) -> str:
@@ -134,7 +139,7 @@ def _place(ref: str | Path) -> str:
     return name
 
 
-def _model(name: str, place: str, *, scratch: bool) -> Any:
+def _model(name: str, place: str, dtype: torch.dtype, *, scratch: bool) -> Any:
     from transformers import AutoConfig, GenerationConfig, WhisperForConditionalGeneration
 
     config: Any = AutoConfig.from_pretrained(place)
@@ -146,7 +151,7 @@ def _model(name: str, place: str, *, scratch: bool) -> Any:
             model.generation_config = GenerationConfig.from_pretrained(place)
         return model
     whole: Any = WhisperForConditionalGeneration.from_pretrained(
-        place, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        place, use_safetensors=True, dtype=dtype, output_loading_info=True
     )
     model, info = whole
     if missing := sorted(set(info["missing_keys"]) - {"proj_out.weight"}):

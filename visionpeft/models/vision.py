@@ -20,6 +20,7 @@ from visionpeft.models.norms import freeze_batch_norms, live_batch_norms
 from visionpeft.models.positions import resize_positions
 from visionpeft.models.preprocess import Preprocessing, read_processor
 from visionpeft.models.quiet import without_loading_bars, without_reports
+from visionpeft.models.stored import stored_type
 from visionpeft.models.tower import TOWERS, ClipTowerClassifier, DinoV3Classifier
 from visionpeft.progress import SILENT, Progress
 
@@ -87,6 +88,7 @@ def load_vision(
     seed: int = 0,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    stored: bool = False,
     progress: Progress = SILENT,
 ) -> VisionBase:
     """Load a classifier or detector; only safetensors, never a pickle.
@@ -100,6 +102,8 @@ def load_vision(
         seed: of these weights.
         device: where it goes; "meta" takes the shapes alone: no weights are read, and the hash is "".
         dtype: of its weights; None means float32.
+        stored: leave weights in the one type that a folder has them in, so that they stay in their files, which
+            processes share, until they are needed; float32 where positions are interpolated.
         progress: is told what is missing in the base, or done in another way than it says; and of a network from
             scratch that its batch norms do nothing.
 
@@ -111,12 +115,13 @@ def load_vision(
     empty = torch.device(device).type == "meta"
     name, place = str(ref), _place(ref)
     config = _reading(name, lambda: _config(place))
+    kept = (stored_type(place) if stored else None) or torch.float32
     _check_backbone(name, config)
     bare = torch.device("meta") if empty else nullcontext()
     with torch.random.fork_rng(devices=[]), without_loading_bars(), without_reports(), bare:
         torch.manual_seed(seed)
         new = scratch or empty
-        model = _reading(name, lambda: _built(config, task) if new else _read(name, place, config, task, progress))
+        model = _reading(name, lambda: _built(config, task) if new else _read(name, place, config, task, kept, progress))
     family = _family(name, model, task)
     if scratch and not empty and live_batch_norms(model):
         progress.say(f"'{name}' has batch norms, which stay frozen: with random weights they normalise nothing.")
@@ -124,12 +129,15 @@ def load_vision(
     native = _native(config, task)
     preprocessing = _preprocessing(name, place, native, progress)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size or preprocessing.size
+    if size != native and kept != torch.float32:
+        kept = torch.float32  # of interpolated positions, which the hash tells
+        model.float()
     _resize(name, model, family, native, size)
     preprocessing = preprocessing.at(*size)
     model.eval()
     told = "" if empty else weights_hash({"model": model}, family)
     base = VisionBase(model, family, name, told, preprocessing)
-    return base.to(device, dtype or torch.float32)
+    return base.to(device, dtype or kept)
 
 
 def class_logits(base: VisionBase, pixels: Tensor) -> Tensor:
@@ -181,13 +189,13 @@ def _built(config: Any, task: VisionTask) -> nn.Module:
     return getattr(transformers, _AUTO[task]).from_config(config)
 
 
-def _read(name: str, place: str, config: Any, task: VisionTask, progress: Progress) -> nn.Module:
+def _read(name: str, place: str, config: Any, task: VisionTask, dtype: torch.dtype, progress: Progress) -> nn.Module:
     import transformers
 
     tower = TOWERS.get(config.model_type)
     kind = getattr(transformers, tower[0] if tower else _AUTO[task])
     model, info = kind.from_pretrained(
-        place, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        place, config=config, use_safetensors=True, dtype=dtype, output_loading_info=True
     )
     missing = set(info["missing_keys"])
     if tower:
