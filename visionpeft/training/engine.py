@@ -12,10 +12,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from visionpeft.adapters.archive import Adapter
+from visionpeft.compute.attending import attending
 from visionpeft.compute.recorded import Recorder
 from visionpeft.errors import TrainingError
 from visionpeft.progress import SILENT, Progress
 from visionpeft.safefile import write_atomically
+from visionpeft.training.attention import attention_of
 from visionpeft.training.batches import BatchPlan
 from visionpeft.training.checkpoint import Checkpoint
 from visionpeft.training.clock import Clock
@@ -127,6 +129,8 @@ class _Run:
         self.steps = Steps(self.task, self.trainer, self.plan, self.precision, self.window, self.progress, recorder)
         for module in self.task.components.values():
             module.train()
+        first = self.plan.micro(0)[0]
+        self.attention = attention_of(self.task, config, first, self.precision, accelerator, self.progress)
 
     def _restore(self, begun: Checkpoint) -> None:
         require_same({"samples": begun.state["samples"]}, {"samples": self.plan.samples})
@@ -138,7 +142,7 @@ class _Run:
     def train(self, settings: Mapping[str, Any], preview_every: int) -> None:
         """Make the steps that are left."""
         config, note = self.config, ""
-        with StopRequest() as stop, self.progress.phase("training", config.steps) as bar:
+        with StopRequest() as stop, attending(self.attention), self.progress.phase("training", config.steps) as bar:
             bar.advance(self.step)
             if self.step == 0:
                 self._look_around(preview_every)
