@@ -78,8 +78,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, times: dict[str, dict[Shape, float 
 
 
 def test_the_fastest_for_all_calls_together_is_chosen(monkeypatch: pytest.MonkeyPatch):
-    pretend(monkeypatch, {"sdpa": {SELF: 2.0, CROSS: 1.0}, "flash": {SELF: 1.0, CROSS: 1.5}, "cudnn": {SELF: 1.4, CROSS: 1.0},
-                          "efficient": {SELF: 0.1, CROSS: None}})  # fmt: skip
+    times = {"sdpa": (2.0, 1.0), "flash": (1.0, 1.5), "cudnn": (1.4, 1.0), "efficient": (0.1, None)}
+    pretend(monkeypatch, {name: dict(zip((SELF, CROSS), both, strict=True)) for name, both in times.items()})
     assert choose({SELF: 4, CROSS: 2}, CPU, None) == Choice("flash", {"flash": 7.0, "cudnn": 7.6, "sdpa": 10.0}, 6)
     assert choose({SELF: 1, CROSS: 30}, CPU, None).name == "sdpa"  # cudnn takes more than 97 % of its time
     assert choose({SELF: 1, CROSS: 1}, CPU, None).line == (
