@@ -15,8 +15,8 @@ from visionpeft.adapters.coded import Coded
 from visionpeft.adapters.layers import AdaptedLayer
 from visionpeft.adapters.methods import is_quantized
 from visionpeft.adapters.spec import DoraSpec, FullSpec, LoraSpec, OftSpec
-from visionpeft.compute.codes import CODES
-from visionpeft.compute.quantized import CodedLinear, coded, large_layers, quantize
+from visionpeft.compute.codes import CODES, Int8, Nf4
+from visionpeft.compute.quantized import CodedConv2d, CodedLinear, coded, large_layers, quantize
 from visionpeft.errors import AdapterError, ConfigError
 from visionpeft.models.manage import manage
 
@@ -131,7 +131,9 @@ def test_of_a_unet_the_ends_stay_and_the_line_counts():
     weights = sum(layer.weight.numel() for layer in layers)
     found = quantize([unet], "nf4", CPU, torch.bfloat16)
     assert (found.layers, found.weights, found.before) == (count, weights, 2 * weights)
-    assert found.line("nf4").startswith(f"{count} layers of the base are kept in nf4: ")
+    assert found.line("nf4").startswith(f"{count} layers of the base are kept in nf4 (convolutions in int8): ")
+    assert {type(m.code) for m in unet.modules() if isinstance(m, CodedConv2d)} == {Int8}
+    assert {type(m.code) for m in unet.modules() if isinstance(m, CodedLinear)} == {Nf4}
     assert sum(isinstance(module, Coded) for module in unet.modules()) == count
     assert unet.dtype == torch.float32
 

@@ -138,3 +138,6 @@ def scaled(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 CODES: dict[str, Code] = {"fp8": Fp8(), "int8": Int8(), "nf4": Nf4()}
 """What ``train.memory.base`` names; a new code is a row here and its name in compute/thrift.py."""
+
+OF_CONVOLUTIONS: dict[str, str] = {"nf4": "int8"}
+"""The code of convolutions, where it is not the run's: 4 bits cost them several times more than linear layers."""

@@ -18,7 +18,7 @@ from visionpeft.adapters.coded import Coded
 from visionpeft.adapters.heads import HeadSlot
 from visionpeft.adapters.layers import Shift
 from visionpeft.adapters.slots import Slot
-from visionpeft.compute.codes import BLOCK, CODES, Code
+from visionpeft.compute.codes import BLOCK, CODES, OF_CONVOLUTIONS, Code
 from visionpeft.compute.memory import amount
 from visionpeft.errors import ConfigError
 
@@ -192,7 +192,8 @@ _CODED: dict[type[nn.Module], Any] = {nn.Linear: CodedLinear, nn.Conv1d: CodedCo
 
 def coded(layer: nn.Module, name: str, device: torch.device | None = None) -> Coded:
     """Return a linear layer or convolution in the code of this name, on a device, or where the layer is."""
-    return _CODED[type(layer)](layer, CODES[name], device)
+    own = name if isinstance(layer, nn.Linear) else OF_CONVOLUTIONS.get(name, name)
+    return _CODED[type(layer)](layer, CODES[own], device)
 
 
 @dataclass(frozen=True)
@@ -213,8 +214,9 @@ class Quantized:
 
     def line(self, name: str) -> str:
         """Return what to say of it."""
+        rest = f" (convolutions in {OF_CONVOLUTIONS[name]})" if name in OF_CONVOLUTIONS else ""
         return (
-            f"{self.layers} layers of the base are kept in {name}: {amount(self.before)} of weights in"
+            f"{self.layers} layers of the base are kept in {name}{rest}: {amount(self.before)} of weights in"
             f" {amount(self.after)}; the adapter is merged and exported on the weights as they are."
         )
 

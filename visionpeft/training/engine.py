@@ -13,12 +13,14 @@ from accelerate import Accelerator
 
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.layers import Branch
+from visionpeft.compute.attending import attending
 from visionpeft.compute.compiled import as_written
 from visionpeft.compute.recorded import Recorder
 from visionpeft.compute.sharding import SHARDED
 from visionpeft.errors import TrainingError
 from visionpeft.progress import SILENT, Progress
 from visionpeft.safefile import write_atomically
+from visionpeft.training.attention import attention_of
 from visionpeft.training.batches import BatchPlan
 from visionpeft.training.checkpoint import Checkpoint
 from visionpeft.training.clock import Clock
@@ -162,6 +164,8 @@ class _Run:
         self.steps = Steps(self.task, self.trainer, self.plan, self.precision, self.window, self.progress, recorder)
         for module in components:
             module.train()
+        first = self.plan.micro(0)[0]
+        self.attention = attention_of(self.task, config, first, self.precision, accelerator, self.progress)
 
     def _restore(self, begun: Checkpoint) -> None:
         require_same({"samples": begun.state["samples"]}, {"samples": self.plan.samples})
@@ -173,7 +177,7 @@ class _Run:
 
     def train(self, settings: Mapping[str, Any], preview_every: int) -> None:
         """Make the steps that are left."""
-        with self._compiled():
+        with attending(self.attention), self._compiled():
             self._train(settings, preview_every)
 
     @contextmanager
