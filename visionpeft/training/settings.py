@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from visionpeft.compute.planning.amounts import bytes_of
 from visionpeft.compute.precision import PrecisionName
 from visionpeft.compute.thrift import AttentionName, MemoryConfig, Thrift
+from visionpeft.errors import ConfigError
 from visionpeft.training.optim import OptimizerConfig
 from visionpeft.training.schedules import SCHEDULES, unknown
 
@@ -15,7 +17,7 @@ TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 # What may differ between a run and its continuation: everything that does not change the steps already made.
 _FREE = ("steps", "batch_size", "gradient_accumulation", "gradient_checkpointing", "memory", "attention", "record",
-         "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop", "log_every", "trackers")  # fmt: skip
+         "vram", "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop", "log_every", "trackers")  # fmt: skip
 
 
 class TrainConfig(BaseModel):
@@ -55,6 +57,10 @@ class TrainConfig(BaseModel):
     record: Literal["auto", "off"] = "auto"
     """On a GPU, record a step whose shapes repeat as a CUDA graph and replay it (auto), or launch every kernel of every
     step from Python (off). The steps are the same."""
+    vram: str | int | None = None
+    """Memory of the GPU that the run may take, as 8GB: the fastest settings that fit are chosen before it begins, and it
+    is held to it. ``auto`` is what is free then; where that runs out all the same, the run steps down one setting and
+    goes on. None: no plan, no cap."""
     deterministic: bool = False
     """On a GPU, use only kernels that always give the same bits: repeated and resumed runs are then bit-equal there as
     they are on the CPU, at some cost in speed."""
@@ -79,6 +85,16 @@ class TrainConfig(BaseModel):
         if name not in SCHEDULES:
             raise ValueError(unknown("schedule", name, SCHEDULES))
         return name
+
+    @field_validator("vram")
+    @classmethod
+    def _an_amount(cls, vram: str | int | None) -> str | int | None:
+        if vram not in (None, "auto"):
+            try:
+                bytes_of(vram)
+            except ConfigError as error:
+                raise ValueError(f"{error} Or auto: what is free") from None
+        return vram
 
     @field_validator("learning_rate")
     @classmethod
