@@ -39,15 +39,11 @@ def plan(
     settings, progress = load_config(config, overrides or ()), TerminalProgress()
     found = make_plan(settings, machine_for(vram, gpu, measure=measure, progress=progress), progress)
     if json:
-        as_json({**_plain(found), "settings": found.settings, "verdict": found.verdict})
+        as_json({**vars(found), "settings": found.settings, "verdict": found.verdict})
     else:
         _tell(found)
     if found.chosen is None:
         raise typer.Exit(1)
-
-
-def _plain(found: Plan) -> dict[str, object]:
-    return {name: value for name, value in vars(found).items()}
 
 
 def _tell(found: Plan) -> None:

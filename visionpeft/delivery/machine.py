@@ -58,6 +58,13 @@ def here(memory: int | None, *, measure: bool = False, progress: Progress = SILE
     return Machine(rates, memory or free, facts)
 
 
+def cap(memory: int) -> None:
+    """Hold this process to an amount of its GPU's memory, the CUDA context, which torch does not count, included."""
+    device = torch.cuda.current_device()
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(1, memory - CONTEXT) / total), device)
+
+
 def _measured(kind: str, measure: bool, progress: Progress) -> Rates:
     # one line, since some seconds without a word look like a fault
     progress.say(f"what this {kind.upper()} reaches is measured where it is not known yet: some seconds.")

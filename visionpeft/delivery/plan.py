@@ -233,7 +233,7 @@ class _Search:
         train = self.config.train
         if {"batch_size", "gradient_accumulation"} <= train.model_fields_set:
             return [{}]
-        whole, least = train.batch_size * train.gradient_accumulation, 2 if _pairs(self.config) else 1
+        whole, least = train.batch_size * train.gradient_accumulation, 2 if mixes_pairs(self.config) else 1
         sizes = [size for size in range(train.batch_size - 1, least - 1, -1) if whole % size == 0 and size % least == 0]
         halves = sorted({max((s for s in sizes if s <= train.batch_size // part), default=least)
                          for part in (2, 4, train.batch_size)} & set(sizes), reverse=True)  # fmt: skip
@@ -262,7 +262,8 @@ class _Search:
         return [*(["adamw8bit"] if find_spec("bitsandbytes") else []), "adafactor"]
 
 
-def _pairs(config: RunConfig) -> bool:
+def mixes_pairs(config: RunConfig) -> bool:
+    """Whether a run mixes its samples in pairs, so that a micro-batch must be even."""
     mix = getattr(getattr(config, "data", None), "mix", None)
     return bool(mix is not None and mix.active)
 

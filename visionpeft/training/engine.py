@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from visionpeft.training.remedies import memory_explained, not_a_number
 from visionpeft.training.rng import mix_seed
 from visionpeft.training.settings import TrainConfig
 from visionpeft.training.start import beginning, launched_precision, open_accelerator
+from visionpeft.training.stepdown import Rung, let_go, lower, ran_out
 from visionpeft.training.steps import Steps
 from visionpeft.training.task import Context, Task
 from visionpeft.training.trainer import Trainer
@@ -45,6 +46,7 @@ def fit(
     accelerator: Accelerator | None = None,
     settings: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
+    ladder: Sequence[Rung] = (),
 ) -> FitResult:
     """Train a task, from the beginning or from a checkpoint; where it was stopped makes no difference to any bit.
 
@@ -61,6 +63,8 @@ def fit(
         accelerator: the processes; None opens them from the launcher's environment.
         settings: further nested settings (JSON values) that a continued run must share with its beginning.
         files: name -> text of files that stand in the run's folder from its beginning.
+        ladder: ways to take less where memory runs out in a step, in order; without them the run ends there. It is used
+            by a single process.
 
     Raises:
         OutputError: the folder holds a run already, is in use, or the disk is full.
@@ -79,7 +83,7 @@ def fit(
         stack.enter_context(torch.random.fork_rng(devices=forked))
         stack.enter_context(deterministic_kernels(config.deterministic))
         begun = beginning(output, resume, config.steps, everything, accelerator, progress)
-        run = _Run(task, config, output, accelerator, progress, begun)
+        run = _Run(task, config, output, accelerator, progress, begun, ladder)
         if accelerator.is_main_process:
             for name, text in (files or {}).items():
                 write_atomically(output / name, [text.encode()])
@@ -102,7 +106,9 @@ class _Run:
         accelerator: Accelerator,
         progress: Progress,
         begun: Checkpoint | None,
+        ladder: Sequence[Rung] = (),
     ) -> None:
+        self.ladder = ladder
         self.task, self.config, self.accelerator, self.progress = task, config, accelerator, progress
         self.device, self.window, self.clock = accelerator.device, Window(), Clock()
         self.precision = launched_precision(config, accelerator)
@@ -116,17 +122,23 @@ class _Run:
         config, accelerator = self.config, self.accelerator
         rank, world = accelerator.process_index, accelerator.num_processes
         dtype, thrift = self.precision.dtype, config.thrift
-        context = Context(accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, thrift)
+        self.context = Context(accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, thrift)
         torch.manual_seed(mix_seed(config.seed, "prepare"))
         with self._explained("preparing the task"):
-            self.task.prepare(context)
-        size, accumulation = config.batch_size, config.gradient_accumulation
-        self.plan = BatchPlan(config.seed, self.task.samples(), size, accumulation, rank, world)
+            self.task.prepare(self.context)
         self.trainer = Trainer(self.task.trainable(), config, self.precision, world, self.task.rates())
-        recorder = Recorder(self.device) if self.device.type == "cuda" and config.record == "auto" else None
-        self.steps = Steps(self.task, self.trainer, self.plan, self.precision, self.window, self.progress, recorder)
+        self._lay_out_steps()
         for module in self.task.components.values():
             module.train()
+
+    def _lay_out_steps(self) -> None:
+        """Make the plan of batches and what makes steps, by the settings as they are."""
+        config, accelerator = self.config, self.accelerator
+        size, accumulation = config.batch_size, config.gradient_accumulation
+        rank, world = accelerator.process_index, accelerator.num_processes
+        self.plan = BatchPlan(config.seed, self.task.samples(), size, accumulation, rank, world)
+        recorder = Recorder(self.device) if self.device.type == "cuda" and config.record == "auto" else None
+        self.steps = Steps(self.task, self.trainer, self.plan, self.precision, self.window, self.progress, recorder)
 
     def _restore(self, begun: Checkpoint) -> None:
         require_same({"samples": begun.state["samples"]}, {"samples": self.plan.samples})
@@ -145,7 +157,8 @@ class _Run:
             self.clock.start(self.step)
             while not self._ended():
                 with self._explained("training"):
-                    self.steps.make(self.step)
+                    while not self._made():
+                        let_go(self.device)
                 self.step += 1
                 note = self._log_line() if self._due(config.log_every) else note
                 bar.advance(1, note)
@@ -155,6 +168,32 @@ class _Run:
                     self._save(settings)
                 if interrupted:
                     raise TrainingInterruptedError(f"stopped after step {self.step}, now saved; resume=auto goes on.")
+
+    def _made(self) -> bool:
+        """Make a step; where memory runs out in it before anything was moved, step down instead, if that can be."""
+        try:
+            self.steps.make(self.step)
+        except (MemoryError, RuntimeError) as error:
+            found = lower(self.ladder, self.config)
+            if found is None or self.steps.moved or self.plan.world > 1 or not ran_out(error):
+                raise
+        else:
+            return True
+        self._step_down(*found)
+        return False
+
+    def _step_down(self, rung: Rung, config: TrainConfig) -> None:
+        """Go on with smaller settings: the same samples in a step, the same order, nothing lost."""
+        del self.steps  # and what was recorded
+        self.progress.say(
+            f"out of memory in step {self.step + 1}: {rung.name} from here on (train.batch_size={config.batch_size}, "
+            f"train.gradient_accumulation={config.gradient_accumulation}, "
+            f"train.gradient_checkpointing={config.gradient_checkpointing}); no step is lost."
+        )
+        rung.pull(self.task, self.context)
+        self.config = config
+        let_go(self.device)
+        self._lay_out_steps()
 
     def _due(self, every: int) -> bool:
         """Whether something that is done every so many steps, and after the last, is to be done now; 0: never."""

@@ -17,7 +17,8 @@ TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 # What may differ between a run and its continuation: everything that does not change the steps already made.
 _FREE = ("steps", "batch_size", "gradient_accumulation", "gradient_checkpointing", "memory", "attention", "record",
-         "vram", "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop", "log_every", "trackers")  # fmt: skip
+         "vram", "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop", "log_every",
+         "trackers")  # fmt: skip
 
 
 class TrainConfig(BaseModel):
@@ -58,9 +59,9 @@ class TrainConfig(BaseModel):
     """On a GPU, record a step whose shapes repeat as a CUDA graph and replay it (auto), or launch every kernel of every
     step from Python (off). The steps are the same."""
     vram: str | int | None = None
-    """Memory of the GPU that the run may take, as 8GB: the fastest settings that fit are chosen before it begins, and it
-    is held to it. ``auto`` is what is free then; where that runs out all the same, the run steps down one setting and
-    goes on. None: no plan, no cap."""
+    """Memory of the GPU that the run may take, as 8GB: the fastest settings that fit are chosen before it begins, and
+    it is held to it. ``auto`` is what is free then; where that runs out all the same, the run steps down one setting
+    and goes on. None: no plan, no cap."""
     deterministic: bool = False
     """On a GPU, use only kernels that always give the same bits: repeated and resumed runs are then bit-equal there as
     they are on the CPU, at some cost in speed."""
