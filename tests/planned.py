@@ -27,7 +27,7 @@ def rehearsed(config: RunConfig) -> Rehearsal:
     """The run without values, as if on this CPU in float32."""
     with tempfile.TemporaryDirectory() as folder, Pretend(torch.device("cpu")) as pretend:
         shapes = shapes_of(config, Path(folder))
-        return rehearse(shapes.task, shapes.models, config.train, FP32, pretend, Path(folder))
+        return rehearse(shapes.task, shapes.models, config.train, FP32, pretend, Path(folder), shapes.asides)
 
 
 def real_step(config: RunConfig, folder: Path) -> tuple[Callable[[], None], Trainer]:

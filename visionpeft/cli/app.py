@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from visionpeft import __version__
-from visionpeft.cli import adapters, change, machine, pictures, runs, speech, vision
+from visionpeft.cli import adapters, change, machine, pictures, plan, runs, speech, vision
 from visionpeft.compute.devices import first_process
 from visionpeft.errors import ProcessError, VisionPeftError
 
@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *runs.COMMANDS, *pictures.COMMANDS, *vision.COMMANDS, *speech.COMMANDS, *adapters.COMMANDS, *change.COMMANDS,
-    *machine.COMMANDS,
+    *plan.COMMANDS, *machine.COMMANDS,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(command.name, short_help=command.summary, epilog=f"\b\nExample:\n  {command.example}")(command.function)

@@ -14,12 +14,19 @@ from visionpeft.errors import VisionPeftError
 from visionpeft.progress import SILENT
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from visionpeft.config import ClassifyRun, DetectRun, DreamBoothRun, RunConfig, TranscribeRun
+    from visionpeft.models.base import Base
+    from visionpeft.models.speech import SpeechBase
+    from visionpeft.models.vision import VisionBase
     from visionpeft.training.task import Task
 
 _LABELS = 10
+_AT_ONCE, _DECODED = 8, 4
+"""Pictures that are drawn together, and that the VAE decodes together."""
+_ASKED = {"classify": 64, "detect": 16, "transcribe": 8}
+"""Samples that are evaluated together."""
 _WORDS = 60
 """Of a text where the run's own cannot be read."""
 
@@ -31,11 +38,13 @@ class Shapes:
     Attributes:
         task: with models on the meta device.
         models: all of its base, by name.
+        asides: what the run does between its steps, by name.
         assumed: what was assumed, a sentence each, since it could not be read.
     """
 
     task: Task
     models: Mapping[str, nn.Module]
+    asides: Mapping[str, Callable[[], None]]
     assumed: tuple[str, ...] = ()
 
 
@@ -68,7 +77,31 @@ def _dreambooth(config: DreamBoothRun, folder: Path) -> Shapes:
     # each draw is encoded when it is asked for: nothing without values can be kept by its values
     data = config.data.model_copy(update={"instance": instance, "prior": prior, "cache": "none"})
     task = DreamBooth(base, data, config.adapter, seed=config.train.seed)
-    return Shapes(task, {"unet": base.unet, "vae": base.vae, **base.text_encoders})
+    return Shapes(task, {"unet": base.unet, "vae": base.vae, **base.text_encoders}, _drawing(config, base, side))
+
+
+def _drawing(config: DreamBoothRun, base: Base, side: int) -> dict[str, Callable[[], None]]:
+    """Pictures of the class and for previews: one step of the UNet for as many as are made at once, and the VAE."""
+    from visionpeft.models.prompts import encode_prompts, time_ids, unet_forward
+
+    def drawn(count: int, guidance: float, pixels: int) -> None:
+        at_once = count * (1 if guidance == 1.0 else 2)
+        latent = pixels // base.latent_scale_factor
+        weight = next(base.unet.parameters())
+        noise = weight.new_empty(at_once, base.unet.config.in_channels, latent, latent)
+        times = torch.empty(at_once, dtype=torch.long, device=weight.device)
+        states = encode_prompts(base, ["a"] * at_once)
+        rows = torch.empty(at_once, dtype=torch.long, device=weight.device)
+        unet_forward(base, noise, times, states.of(rows), time_ids(base, at_once, (pixels, pixels)))
+        base.vae.decode(noise[: min(count, _DECODED)])
+
+    found: dict[str, Callable[[], None]] = {}
+    if prior := (config.data.prior if config.data.prior and config.data.prior.images is None else None):
+        found["class pictures"] = lambda: drawn(min(_AT_ONCE, prior.count), prior.guidance, side)
+    if preview := config.preview:
+        count = min(_AT_ONCE, len(preview.prompts) * len(preview.seeds))
+        found["previews"] = lambda: drawn(count, preview.guidance, base.size)
+    return found
 
 
 def _classify(config: ClassifyRun, folder: Path) -> Shapes:
@@ -98,7 +131,25 @@ def _classify(config: ClassifyRun, folder: Path) -> Shapes:
         seed=config.train.seed,
     )  # fmt: skip
     said = () if found else (f"the pictures cannot be read: {_LABELS} labels are assumed.",)
-    return Shapes(task, {"model": base.model}, said)
+    return Shapes(
+        task, {"model": base.model}, _asking(config, lambda count: task.classifier.logits(_pixels(base, count))), said
+    )
+
+
+def _pixels(base: VisionBase, count: int) -> Tensor:
+    weight = next(base.model.parameters())
+    return torch.empty(count, 3, *base.preprocessing.size, device=weight.device)
+
+
+def _asking(config: RunConfig, ask: Callable[[int], object]) -> dict[str, Callable[[], None]]:
+    """The evaluation, where there is one: as many samples as are asked about at once."""
+    if not config.train.evaluate_every:
+        return {}
+    return {"evaluation": lambda: _nothing(ask(_ASKED[config.task]))}
+
+
+def _nothing(value: object) -> None:
+    del value
 
 
 def _detect(config: DetectRun, folder: Path) -> Shapes:
@@ -128,7 +179,8 @@ def _detect(config: DetectRun, folder: Path) -> Shapes:
         seed=config.train.seed,
     )  # fmt: skip
     said = () if found else (f"the pictures cannot be read: {_LABELS} labels and 16 boxes a picture are assumed.",)
-    return Shapes(task, {"model": base.model}, said)
+    ask = _asking(config, lambda count: base.model(pixel_values=_pixels(base, count).to(base.dtype)))
+    return Shapes(task, {"model": base.model}, ask, said)
 
 
 def _transcribe(config: TranscribeRun, folder: Path) -> Shapes:
@@ -159,7 +211,17 @@ def _transcribe(config: TranscribeRun, folder: Path) -> Shapes:
     data = config.data.model_copy(update={"workers": 0, "keep": False, "grouped": False})
     task = Transcription(base, splits, data, config.adapter, told, seed=config.train.seed)
     said = () if found else (f"the speech cannot be read: texts of {_WORDS} words are assumed.",)
-    return Shapes(task, {"model": base.model}, said)
+    ask = _asking(config, lambda count: _heard(base, count))
+    return Shapes(task, {"model": base.model}, ask, said)
+
+
+def _heard(base: SpeechBase, count: int) -> object:
+    """What is heard of so many recordings, and the decoder's state of whole texts: what writing them down takes."""
+    model, weight = base.model, next(base.model.parameters())
+    bins, frames = model.config.num_mel_bins, 2 * model.config.max_source_positions
+    sound = torch.empty(count, bins, frames, device=weight.device, dtype=base.dtype)
+    words = torch.empty(count, model.config.max_target_positions, dtype=torch.long, device=weight.device)
+    return model.model(input_features=sound, decoder_input_ids=words, use_cache=True)
 
 
 def _opened(read: Callable[[], Any]) -> Any:

@@ -121,7 +121,9 @@ def load_vision(
     with torch.random.fork_rng(devices=[]), without_loading_bars(), without_reports(), bare:
         torch.manual_seed(seed)
         new = scratch or empty
-        model = _reading(name, lambda: _built(config, task) if new else _read(name, place, config, task, kept, progress))
+        model = _reading(
+            name, lambda: _built(config, task) if new else _read(name, place, config, task, kept, progress)
+        )
     family = _family(name, model, task)
     if scratch and not empty and live_batch_norms(model):
         progress.say(f"'{name}' has batch norms, which stay frozen: with random weights they normalise nothing.")

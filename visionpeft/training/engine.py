@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +44,7 @@ from visionpeft.training.start import (
     open_sharding,
     require_continued,
 )
+from visionpeft.training.stepdown import Rung, let_go, lower, ran_out
 from visionpeft.training.steps import Steps
 from visionpeft.training.task import Context, Task
 from visionpeft.training.trainer import Trainer
@@ -65,6 +66,7 @@ def fit(
     accelerator: Accelerator | None = None,
     settings: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
+    ladder: Sequence[Rung] = (),
 ) -> FitResult:
     """Train a task, from the beginning or from a checkpoint; where it was stopped makes no difference to any bit.
 
@@ -81,6 +83,8 @@ def fit(
         accelerator: the processes; None opens them from the launcher's environment.
         settings: further nested settings (JSON values) that a continued run must share with its beginning.
         files: name -> text of files that stand in the run's folder from its beginning.
+        ladder: ways to take less where memory runs out in a step, in order; without them the run ends there. It is used
+            by a single process.
 
     Raises:
         OutputError: the folder holds a run already, is in use, or the disk is full.
@@ -105,7 +109,7 @@ def fit(
         everything = {"train": config.fixed(processes.world), **(settings or {})}
         if begun is not None:
             require_continued(begun, config.steps, everything)
-        run = _Run(task, config, output, accelerator, progress, begun)
+        run = _Run(task, config, output, accelerator, progress, begun, ladder)
         if processes.main:
             for name, text in (files or {}).items():
                 write_atomically(output / name, [text.encode()])
@@ -128,7 +132,9 @@ class _Run:
         accelerator: Accelerator,
         progress: Progress,
         begun: Checkpoint | None,
+        ladder: Sequence[Rung] = (),
     ) -> None:
+        self.ladder = ladder
         self.task, self.config, self.accelerator, self.progress = task, config, accelerator, progress
         self.processes = processes_of(accelerator)
         self.device, self.window, self.clock = accelerator.device, Window(), Clock()
@@ -152,20 +158,27 @@ class _Run:
         torch.manual_seed(mix_seed(config.seed, "prepare"))
         with self._explained("preparing the task"):
             self.task.prepare(self.context)
-        size, accumulation = config.batch_size, config.gradient_accumulation
-        self.plan = BatchPlan(config.seed, self.task.samples(), size, accumulation, rank, world)
         self.trainer = Trainer(self.task.trainable(), config, self.precision, world, self.task.rates())
         components = self.task.components.values()
         self.trainer.serve(part for model in components for part in model.modules() if isinstance(part, Branch))
+        self._lay_out_steps()
+        for module in components:
+            module.train()
+        first = self.plan.micro(0)[0]
+        self.attention = attention_of(self.task, config, first, self.precision, accelerator, self.progress)
+
+    def _lay_out_steps(self) -> None:
+        """Make the plan of batches and what makes steps, by the settings as they are."""
+        config = self.config
+        size, accumulation = config.batch_size, config.gradient_accumulation
+        self.plan = BatchPlan(
+            config.seed, self.task.samples(), size, accumulation, self.processes.rank, self.processes.world
+        )
         recorder = Recorder(self.device) if self.device.type == "cuda" and config.record == "auto" else None
         if recorder is not None and self.sharding is not None:
             self.progress.say(SHARDED)
             recorder = None
         self.steps = Steps(self.task, self.trainer, self.plan, self.precision, self.window, self.progress, recorder)
-        for module in components:
-            module.train()
-        first = self.plan.micro(0)[0]
-        self.attention = attention_of(self.task, config, first, self.precision, accelerator, self.progress)
 
     def _restore(self, begun: Checkpoint) -> None:
         require_same({"samples": begun.state["samples"]}, {"samples": self.plan.samples})
@@ -205,7 +218,8 @@ class _Run:
             self.clock.start(self.step)
             while not self._ended():
                 with self._explained("training"):
-                    self.steps.make(self.step)
+                    while not self._made():
+                        let_go(self.device)
                 self.step += 1
                 note = self._log_line() if self._due(config.log_every) else note
                 bar.advance(1, note)
@@ -215,6 +229,32 @@ class _Run:
                     self._save(settings)
                 if interrupted:
                     raise TrainingInterruptedError(f"stopped after step {self.step}, now saved; resume=auto goes on.")
+
+    def _made(self) -> bool:
+        """Make a step; where memory runs out in it before anything was moved, step down instead, if that can be."""
+        try:
+            self.steps.make(self.step)
+        except (MemoryError, RuntimeError) as error:
+            found = lower(self.ladder, self.config)
+            if found is None or self.steps.moved or self.plan.world > 1 or not ran_out(error):
+                raise
+        else:
+            return True
+        self._step_down(*found)
+        return False
+
+    def _step_down(self, rung: Rung, config: TrainConfig) -> None:
+        """Go on with smaller settings: the same samples in a step, the same order, nothing lost."""
+        del self.steps  # and what was recorded
+        self.progress.say(
+            f"out of memory in step {self.step + 1}: {rung.name} from here on (train.batch_size={config.batch_size}, "
+            f"train.gradient_accumulation={config.gradient_accumulation}, "
+            f"train.gradient_checkpointing={config.gradient_checkpointing}); no step is lost."
+        )
+        rung.pull(self.task, self.context)
+        self.config = config
+        let_go(self.device)
+        self._lay_out_steps()
 
     def _due(self, every: int) -> bool:
         """Whether something that is done every so many steps, and after the last, is to be done now; 0: never."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from visionpeft.compute.planning.ledger import Ledger, Trace
-from visionpeft.compute.planning.pretend import Pretend, recomputed_anywhere
+from visionpeft.compute.planning.pretend import Pretend, as_on
 from visionpeft.compute.precision import Precision
 from visionpeft.compute.tensors import tensors_in
 from visionpeft.compute.thrift import BaseWeights, MemoryConfig, Thrift
@@ -32,8 +32,8 @@ class Rehearsal:
     """What was done.
 
     Attributes:
-        trace: with the stages "preparing", "batch", "first" (a step that makes the optimizer's state), and then
-            "forward", "backward" and "update" of one like all that follow.
+        trace: with the stages "preparing", "batch", "first" (the end of a step, which makes the optimizer's state),
+            then "forward", "backward" and "update" of a step, and the names of what is done aside.
         weights: number of the entry of each frozen weight that stays on the device -> its bytes there.
         blocks: of the models in training, the entries of each block's frozen weights, in order of use.
         parameters: number of trained ones.
@@ -67,9 +67,9 @@ class ShapeRng(StepRng):
 
 def rehearse(
     task: Task, models: Mapping[str, nn.Module], config: TrainConfig, precision: Precision, pretend: Pretend,
-    output: Path,
+    output: Path, asides: Mapping[str, Callable[[], None]] | None = None,
 ) -> Rehearsal:  # fmt: skip
-    """Prepare a task whose models have no values, and make two steps of it.
+    """Prepare a task whose models have no values, make a step of it, and what is done aside.
 
     Args:
         task: whose models are on the meta device.
@@ -78,17 +78,18 @@ def rehearse(
         precision: of the steps.
         pretend: is active, and was while the task was built.
         output: a folder that is not written to.
+        asides: what is done between steps, in evaluation mode and without gradients, by name.
     """
     thrift = Thrift(config.thrift.recompute, MemoryConfig(), config.attention)
     context = Context(cast(Any, None), pretend.device, precision.dtype, 0, 1, config.seed, output, SILENT, thrift)
-    with Ledger(here=pretend.here) as ledger, recomputed_anywhere():
+    with Ledger(here=pretend.here) as ledger, as_on(pretend.device):
         ledger.stage = "preparing"
         task.prepare(context)
-        return _Rehearsing(task, models, config, precision, pretend, ledger).steps()
+        return _Rehearsing(task, models, config, precision, pretend, ledger).steps(asides or {})
 
 
 class _Rehearsing:
-    """Steps of a prepared task."""
+    """A step of a prepared task."""
 
     def __init__(
         self, task: Task, models: Mapping[str, nn.Module], config: TrainConfig, precision: Precision,
@@ -99,21 +100,25 @@ class _Rehearsing:
         # accumulation repeats a micro-batch: nothing of it is new
         self.plan = BatchPlan(config.seed, task.samples(), config.batch_size, 1, 0, 1)
 
-    def steps(self) -> Rehearsal:
-        """Make two steps and return what was written down."""
+    def steps(self, asides: Mapping[str, Callable[[], None]]) -> Rehearsal:
+        """Make a step, do what is done aside, and return what was written down."""
         ledger, config = self.ledger, self.config
         for component in self.task.components.values():
             component.train()
         weights = {ledger.enter(p): p.untyped_storage().nbytes() for p in self._frozen(self.models.values())}
         sizes = self._pack(weights)
-        eight = config.optimizer.name == "adamw8bit"
-        plain = OptimizerConfig(name="sgd", momentum=0) if eight else config.optimizer
+        made_up = STATES.get(config.optimizer.name)
+        plain = config.optimizer if made_up is None else OptimizerConfig(name="sgd", momentum=0)
         trainer = Trainer(
             self.task.trainable(), config.model_copy(update={"optimizer": plain}), self.precision, 1, self.task.rates()
         )
-        state = eight_bit_state(trainer) if eight else []
-        self._step(trainer, ("first", "first", "first"))
-        batch = self._step(trainer, ("forward", "backward", "update"))
+        sizes_of = [] if made_up is None else [made_up(p) for p in trainer.parameters.values()]
+        state = [torch.empty(size, dtype=torch.uint8, device=trainer.device) for one in sizes_of for size in one]
+        ledger.stage = "first"
+        trainer.begin(0)
+        trainer.update()
+        batch = self._step(trainer)
+        self._aside(trainer, asides)
         del state
         blocks = [{ledger.number(p) for p in self._frozen([block])} for block in self._blocks()]
         known = tuple(frozenset(number for number in block if number in sizes) for block in blocks)
@@ -140,33 +145,50 @@ class _Rehearsing:
     def _blocks(self) -> list[nn.Module]:
         return [block for component in self.task.components.values() for block in blocks_of(component)]
 
-    def _step(self, trainer: Trainer, stages: tuple[str, str, str]) -> Any:
+    def _step(self, trainer: Trainer) -> Any:
         """Make one step; return its micro-batch."""
         ledger, plan, device = self.ledger, self.plan, self.pretend.device
         positions = plan.micro(0)[0]
         ledger.stage = "batch"
         batch = self.task.batch(positions)
-        ledger.stage = stages[0]
-        trainer.begin(0)
         slots = torch.empty(len(positions), dtype=torch.long, device=device)
-        with self.pretend.autocast(self.precision.dtype):
+        ledger.stage = "forward"
+        trainer.begin(0)
+        with self.precision.autocast(device):
             out = self.task.loss(batch, ShapeRng(plan.seed, 0, slots, plan.global_batch, device))
-        ledger.stage = stages[1]
+        ledger.stage = "backward"
         trainer.backward(out)
         del out
-        ledger.stage = stages[2]
+        ledger.stage = "update"
         trainer.exchange()
         trainer.update()
         return batch
 
+    def _aside(self, trainer: Trainer, asides: Mapping[str, Callable[[], None]]) -> None:
+        for model in self.models.values():
+            model.eval()
+        with torch.no_grad():
+            for name, work in asides.items():
+                self.ledger.stage = name
+                with trainer.averaged():
+                    work()
 
-def eight_bit_state(trainer: Trainer) -> list[Tensor]:
-    """The moments of AdamW in 8 bits, as bitsandbytes keeps them: two bytes an element, two scales for each 256."""
-    kept: list[Tensor] = []
-    for parameter in trainer.parameters.values():
-        count, device = parameter.numel(), trainer.device
-        kept += [torch.empty(2 * count, dtype=torch.uint8, device=device), torch.empty(count // 128 + 2, device=device)]
-    return kept
+
+def _eight_bit(parameter: Tensor) -> list[int]:
+    """Two moments in bytes, and two float32 scales for each 256 elements, as bitsandbytes keeps them."""
+    count = parameter.numel()
+    return [count, count, 4 * (-(-count // 256)), 4 * (-(-count // 256))]
+
+
+def _factored(parameter: Tensor) -> list[int]:
+    """Second moments of rows and columns; of vectors whole."""
+    if parameter.ndim < 2:
+        return [4 * parameter.numel()]
+    return [4 * parameter.numel() // parameter.shape[-1], 4 * parameter.numel() // parameter.shape[-2]]
+
+
+STATES: Mapping[str, Callable[[Tensor], list[int]]] = {"adamw8bit": _eight_bit, "adafactor": _factored}
+"""Optimizers that look at values, and so cannot be rehearsed -> bytes of the tensors that they keep for a parameter."""
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:

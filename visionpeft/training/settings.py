@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from visionpeft.compute.planning.amounts import bytes_of
 from visionpeft.compute.precision import PrecisionName
 from visionpeft.compute.thrift import AttentionName, MemoryConfig, Thrift
+from visionpeft.errors import ConfigError
 from visionpeft.training.optim import OptimizerConfig
 from visionpeft.training.schedules import SCHEDULES, unknown
 
@@ -15,7 +17,7 @@ TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 # What may differ between a run and its continuation: everything that does not change the steps already made.
 _FREE = ("steps", "batch_size", "gradient_accumulation", "gradient_checkpointing", "memory", "attention", "record",
-         "compile", "shard", "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop", "log_every",
+         "compile", "shard", "vram", "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop", "log_every",
          "trackers")  # fmt: skip
 
 
@@ -62,6 +64,10 @@ class TrainConfig(BaseModel):
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the model's repeated blocks, which joins small kernels: that takes a while at first, seconds where it was
     done before. auto: on a GPU, in runs of 2000 steps or more."""
+    vram: str | int | None = None
+    """Memory of the GPU that the run may take, as 8GB: the fastest settings that fit are chosen before it begins, and
+    it is held to it. ``auto`` is what is free then; where that runs out all the same, the run steps down one setting
+    and goes on. None: no plan, no cap."""
     deterministic: bool = False
     """On a GPU, use only kernels that always give the same bits: repeated and resumed runs are then bit-equal there as
     they are on the CPU, at some cost in speed."""
@@ -86,6 +92,16 @@ class TrainConfig(BaseModel):
         if name not in SCHEDULES:
             raise ValueError(unknown("schedule", name, SCHEDULES))
         return name
+
+    @field_validator("vram")
+    @classmethod
+    def _an_amount(cls, vram: str | int | None) -> str | int | None:
+        if vram not in (None, "auto"):
+            try:
+                bytes_of(vram)
+            except ConfigError as error:
+                raise ValueError(f"{error} Or auto: what is free") from None
+        return vram
 
     @field_validator("learning_rate")
     @classmethod

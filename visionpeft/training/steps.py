@@ -47,6 +47,9 @@ class Steps:
         window: gathers the log's means.
         progress: for that line.
         recorder: of a GPU; None does every step as it is.
+
+    Attributes:
+        moved: whether the present step has begun to move weights, so that it cannot be made again.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Steps:
         self._task, self._trainer, self._plan, self._precision = task, trainer, plan, precision
         self._window, self._progress, self._recorder = window, progress, recorder
         self._forms: dict[Hashable, _Standing] = {}
+        self.moved = False
         if recorder is not None and task.unrecordable:
             self._give_up(task.unrecordable)
         self._end = self._recorder.recording(self._finish) if self._recorder and trainer.recordable else None
@@ -80,12 +84,14 @@ class Steps:
     def make(self, step: int) -> None:
         """Make step ``step``, from 0: nothing in it waits for the device."""
         trainer, plan = self._trainer, self._plan
+        self.moved = False
         trainer.begin(step)
         for number, positions in enumerate(plan.micro(step)):
             rng = StepRng(plan.seed, step, self._slots[number], plan.global_batch, trainer.device)
             dropout = mix_seed(plan.seed, step, number, plan.rank, "torch")
             self._learn_recorded(self._task.batch(positions), rng, dropout)
         trainer.exchange()
+        self.moved = True
         if self._end is None or not self._tried(self._end.run):
             self._finish()
 

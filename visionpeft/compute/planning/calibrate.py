@@ -180,7 +180,7 @@ def _on_gpu(work: Callable[[], Any]) -> float:
 
 
 def _launch(device: torch.device, rates: Rates) -> float:
-    """Seconds that Python takes for a kernel: of a small network, forward and backward, what its kernels do not take."""
+    """Seconds that Python takes for a kernel: of a small network's step, what its kernels do not take."""
     layers = [module for _ in range(6) for module in (nn.LayerNorm(64), nn.Linear(64, 64), nn.GELU())]
     network, x = nn.Sequential(*layers).to(device), torch.randn(8, 64, device=device)
 

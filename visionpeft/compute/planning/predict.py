@@ -10,10 +10,12 @@ from visionpeft.compute.planning.hardware import CONTEXT
 from visionpeft.compute.planning.ledger import Event, Kernel, Trace
 from visionpeft.compute.planning.rates import Rates
 
+_MIB = 1024**2
 STEP = ("forward", "backward", "update")
 """The stages of a step."""
-_MIB = 1024**2
-_WORKSPACE = {"products": 32 * _MIB, "small": 8 * _MIB + 131072 * 4}
+_BEFORE = ("preparing", "batch", "first")
+_WORKSPACE = 32 * _MIB
+"""What the library of products takes on a GPU."""
 _AHEAD = 2
 """Blocks whose weights are on the device while they are streamed: the one in use, and the next."""
 _RECORDED = 64 * 1024
@@ -114,26 +116,25 @@ def phases_of(trace: Trace, kept: Kept, *, recorded: bool, cuda: bool) -> dict[s
     """
     events = placed(trace.events, kept)
     allocator, worst = Allocator(), dict[str, Memory]()
-    extra = (_WORKSPACE["products"] if cuda else 0) + kept.window
+    extra = (_WORKSPACE if cuda else 0) + kept.window
     pool = _pool(events) if recorded else 0
     for number, size, stage in events:
-        phase = "training" if stage in (*STEP, "first") else "preparing"
+        phase = "training" if stage in STEP else "preparing" if stage in _BEFORE else stage
         inside = recorded and stage in STEP
         if size and not inside:
             allocator.take(number, size)
         elif not size and allocator.holds(number):
             allocator.give(number)
-        if inside:
-            continue
-        reserved = allocator.reserved + extra
-        before = worst.get(phase, Memory(0, 0))
-        now = Memory(max(before.allocated, allocator.allocated + extra), max(before.reserved, reserved))
-        worst[phase] = now
-    if recorded:
-        still = Memory(allocator.allocated + extra + pool, allocator.used_segments() + extra + pool)
-        worst["training"] = Memory(max(worst["training"].allocated, still.allocated),
-                                   max(worst["training"].reserved, still.reserved))  # fmt: skip
+        held = extra if stage in _BEFORE else extra + pool
+        segments = allocator.used_segments() if inside else allocator.reserved
+        worst[phase] = _larger(worst.get(phase), allocator.allocated + held, segments + held)
     return worst
+
+
+def _larger(before: Memory | None, allocated: int, reserved: int) -> Memory:
+    if before is None:
+        return Memory(allocated, reserved)
+    return Memory(max(before.allocated, allocated), max(before.reserved, reserved))
 
 
 def _pool(events: Sequence[Event]) -> int:
@@ -181,9 +182,7 @@ def seconds_of(
     return total, times
 
 
-def predicted(
-    trace: Trace, kept: Kept, rates: Rates, *, recorded: bool, accumulation: int, parameters: int
-) -> Prediction:
+def predicted(trace: Trace, kept: Kept, rates: Rates, *, recorded: bool, accumulation: int) -> Prediction:
     """Return what a run should take, from its rehearsal.
 
     Args:
@@ -192,7 +191,6 @@ def predicted(
         rates: of the device.
         recorded: whether steps are recorded.
         accumulation: micro-batches of a step.
-        parameters: number of trained ones.
     """
     cuda = rates.apart
     events = placed(trace.events, kept)

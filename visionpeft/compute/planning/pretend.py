@@ -84,6 +84,8 @@ class Pretend(TorchFunctionMode):
             return attention(*self._lowered(args), **self._lowered(kwargs))
         if torch.is_autocast_enabled(self.device.type):
             args, kwargs = self._as_autocast(func, args, kwargs)
+        else:
+            self._cast.clear()
         return func(*args, **kwargs)
 
     def here(self, tensor: Tensor) -> bool:
@@ -96,20 +98,6 @@ class Pretend(TorchFunctionMode):
         with self:
             gradient = torch.ones_like(loss)
             engine.run_backward((loss,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True)
-
-    @contextmanager
-    def autocast(self, dtype: torch.dtype | None) -> Generator[None]:
-        """Autocast on the device, as `torch.autocast` is where there is one; None is none."""
-        kind = self.device.type
-        before = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-        torch.set_autocast_enabled(kind, dtype is not None)
-        torch.set_autocast_dtype(kind, dtype or before[1])
-        try:
-            yield
-        finally:
-            torch.set_autocast_enabled(kind, before[0])
-            torch.set_autocast_dtype(kind, before[1])
-            self._cast.clear()
 
     def _moved(self, place: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Move a tensor, which only notes where it is; its type may change on the way."""
@@ -180,15 +168,36 @@ class Pretend(TorchFunctionMode):
 
 
 @contextmanager
-def recomputed_anywhere() -> Generator[None]:
-    """Let what is recomputed be compared by shape and type alone: torch looks at the device too, here and there."""
+def as_on(device: torch.device) -> Generator[None]:
+    """Let torch itself go along: autocast for a device that this machine lacks, and recomputation without values.
+
+    Autocast refuses where there is no CUDA, and what is recomputed is compared by its device too, which is told now
+    truly and now not.
+    """
+    common: Any = torch.cuda.amp.common
     checks: Any = torch.utils.checkpoint._allowed_determinism_checks_to_fns  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
-    before = checks["default"]
-    checks["default"] = lambda tensor: {"shape": tensor.shape, "dtype": tensor.dtype}
+    lacking = device.type == "cuda" and not torch.cuda.is_available()
+    places: list[tuple[Any, str, Any]] = [(checks, "default", lambda t: {"shape": t.shape, "dtype": t.dtype})]
+    if lacking:
+        places += [(common, "amp_definitely_not_available", lambda: False),
+                   (torch.cuda, "is_bf16_supported", lambda *_: True)]  # fmt: skip
+    before = [_put(*place) for place in places]
     try:
         yield
     finally:
-        checks["default"] = before
+        for (holder, name, _), value in zip(places, before, strict=True):
+            _put(holder, name, value)
+
+
+def _put(holder: Any, name: str, value: Any) -> Any:
+    """Put a value in place of another, of a table or a module; return the other."""
+    if isinstance(holder, dict):
+        before = holder[name]
+        holder[name] = value
+        return before
+    before = getattr(holder, name)
+    setattr(holder, name, value)
+    return before
 
 
 def _raised(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How long a kernel takes on a device: a curve for each class, seconds over work, measured or reckoned from its facts."""
+"""How long kernels take on a device: a curve for each class, seconds over work, measured or reckoned from facts."""
 
 from __future__ import annotations
 
