@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,11 +32,22 @@ class Bar:
 
 @dataclass
 class Part:
-    """One measurement: its bars, and lines of markdown on what lies behind them."""
+    """One measurement: its bars, lines of markdown on what lies behind them, and the commit of the code."""
 
     title: str
     bars: list[Bar] = field(default_factory=list[Bar])
     lines: list[str] = field(default_factory=list[str])
+    commit: str = ""
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1), encoding="utf-8")
+
+    @staticmethod
+    def load(path: Path) -> Part:
+        """Read what `save` wrote."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Part(**values | {"bars": [Bar(**bar) for bar in values["bars"]]})
 
 
 def peak_bytes() -> int:
@@ -55,13 +67,15 @@ def commit() -> str:
     return f"{said[0].strip() or 'unknown'}{' with changes' if said[1].strip() else ''}"
 
 
-def page(title: str, command: str, parts: Sequence[Part], packages: Sequence[str], commit: str) -> str:
+def page(title: str, command: str, parts: Sequence[Part], packages: Sequence[str]) -> str:
     """A page of markdown: one table of all bars, then what lies behind them."""
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     machine = f"{devices()[-1].product}, {usable_cores()} cores, load {os.getloadavg()[0]:.1f} when this was written"
-    lines = [f"# {title}", "", f"By `{command}` at commit {commit}.", "", f"{machine}; {versions}.", ""]
+    commits = list(dict.fromkeys(part.commit for part in parts))
+    lines = [f"# {title}", "", f"By `{command}` at commit {', '.join(commits)}.", "", f"{machine}; {versions}.", ""]
     lines += ["| measured | value | bar | met |", "| --- | --- | --- | --- |"]
     lines += [str(bar) for part in parts for bar in part.bars]
     for part in parts:
-        lines += ["", f"## {part.title}", "", *part.lines]
+        at = [] if len(commits) == 1 else ["", f"At commit {part.commit}."]
+        lines += ["", f"## {part.title}", *at, *([""] if part.lines else []), *part.lines]
     return "\n".join(lines) + "\n"

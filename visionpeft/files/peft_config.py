@@ -195,7 +195,7 @@ def read_config(path: Path) -> PeftSettings:
     Raises:
         FileFormatError: missing, damaged, too large, or of a method or with settings that are not read.
     """
-    values = _table(path)
+    values = settings_table(path)
     kind = str(values.get("peft_type"))
     if kind not in _TYPES:
         raise FileFormatError(f"{path}: peft's '{kind}' is not read; {', '.join(_TYPES)} are.")
@@ -259,7 +259,12 @@ def _commonest(values: Mapping[str, Any]) -> Any:
     return max(kinds, key=lambda value: sum(other == value for other in values.values()))
 
 
-def _table(path: Path) -> dict[str, Any]:
+def settings_table(path: Path) -> dict[str, Any]:
+    """Return the table of an ``adapter_config.json`` as it stands.
+
+    Raises:
+        FileFormatError: missing, damaged, or too large.
+    """
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise FileFormatError(f"{path} is larger than {_MOST_BYTES >> 20} MiB: no settings of an adapter.")

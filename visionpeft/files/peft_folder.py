@@ -27,6 +27,7 @@ from visionpeft.errors import AdapterError, FileFormatError, VisionPeftError
 from visionpeft.files.bases import weights_of
 from visionpeft.files.change.places import new_folder
 from visionpeft.files.checks import check_fits, narrowed
+from visionpeft.files.folders import TENSORS
 from visionpeft.files.peft_checks import check_heads, check_method, check_module, check_shapes, check_whole
 from visionpeft.files.peft_config import (
     CONFIG,
@@ -38,7 +39,6 @@ from visionpeft.files.peft_config import (
 )
 from visionpeft.models.family import components_of, families, family_of
 
-TENSORS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 ABOUT = "visionpeft.about"
 """The entry of the safetensors' header for what peft does not know."""
@@ -46,11 +46,6 @@ ABOUT = "visionpeft.about"
 _MODEL = "model"
 _CORES = ("hada_t1", "hada_t2", "lokr_t2")
 _EXACT = ("lora_magnitude_vector", "ia3_l")  # near |W| and near 1: rounding them would drown a small ΔW
-
-
-def is_peft_folder(path: Path) -> bool:
-    """Whether a folder is one of peft's, or holds one for each component."""
-    return path.is_dir() and ((path / CONFIG).is_file() or any(path.glob(f"*/{CONFIG}")))
 
 
 @dataclass(frozen=True)
