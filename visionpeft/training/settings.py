@@ -17,8 +17,8 @@ TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 # What may differ between a run and its continuation: everything that does not change the steps already made.
 _FREE = ("steps", "batch_size", "gradient_accumulation", "gradient_checkpointing", "memory", "attention", "record",
-         "compile", "shard", "vram", "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop", "log_every",
-         "trackers")  # fmt: skip
+         "compile", "shard", "vram", "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop",
+         "log_every", "trackers")  # fmt: skip
 
 
 class TrainConfig(BaseModel):
