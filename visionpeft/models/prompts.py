@@ -52,6 +52,11 @@ def encode_prompts(base: Base, prompts: Sequence[str], *, clip_skip: int = 0) ->
     Raises:
         ConfigError: clip_skip is negative or leaves no layer.
     """
+    with base.on_device(*base.text_encoders):
+        return _encoded(base, prompts, clip_skip)
+
+
+def _encoded(base: Base, prompts: Sequence[str], clip_skip: int) -> PromptStates:
     joined = base.family.name == "sdxl"
     hidden: list[Tensor] = []
     pooled: Tensor | None = None
@@ -110,7 +115,7 @@ def time_ids(base: Base, count: int, size: int | tuple[int, int] | None = None) 
         return None
     height, width = (size, size) if isinstance(size, int) else size or (base.size, base.size)
     row = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
-    return row.repeat(count, 1).to(base.unet.device)
+    return row.repeat(count, 1).to(base.device)
 
 
 def unet_forward(

@@ -125,7 +125,8 @@ class Classification:
         self._context = context
         # full tuning adds small differences to the weights, which half precision would swallow
         whole = any(spec.method == "full" for spec in self.capture().specs.values())
-        place(self.components, self.components, context, torch.float32 if whole else context.dtype or torch.float32)
+        dtype = torch.float32 if whole else context.dtype or torch.float32
+        place(self.components, self.components, context, dtype).settle(*self.components)
         # transformers before 5.20 makes a mask that hides nothing while a step is recorded, and attention under a mask
         # keeps all weights: 1 GiB for ViT-B/16 at batch 32
         attend_unmasked(self.base.model)

@@ -13,6 +13,7 @@ from visionpeft.data.pictures import Picture
 from visionpeft.data.transforms import Crop, View, pixels, seen, view_of
 from visionpeft.errors import DataError
 from visionpeft.inference.generate import in_float32
+from visionpeft.inference.tiles import tiled
 from visionpeft.models.base import Base
 from visionpeft.progress import Progress
 
@@ -84,7 +85,7 @@ class Latents:
         """Encode every view of every picture now, with a bar, where a store keeps them."""
         if self._store is None:
             return
-        with progress.phase(label, len(self)) as bar:
+        with self._base.on_device("vae"), progress.phase(label, len(self)) as bar:
             for index, picture in enumerate(self._pictures):
                 view = self._framing.view(picture, 0, index)
                 for flip in (False, True) if self._framing.flip else (False,):
@@ -100,7 +101,7 @@ class Latents:
             return self._encoded(index, view)
         if (index, view) not in self._ready:
             kept = self._store.get(self._parts(index, view), lambda: vars(self._encoded(index, view)))
-            device = self._base.unet.device
+            device = self._base.device
             self._ready[index, view] = Moments(kept["mean"].to(device), kept["std"].to(device))
         return self._ready[index, view]
 
@@ -112,9 +113,10 @@ class Latents:
     def _encoded(self, index: int, view: View) -> Moments:
         picture = self._pictures[index]
         vae = self._base.vae
-        with in_float32(vae), torch.autocast(vae.device.type, enabled=False):
-            values = pixels(seen(picture.image, view)).unsqueeze(0).to(vae.device)
-            distribution = vae.encode(values).latent_dist
+        values = pixels(seen(picture.image, view)).unsqueeze(0)
+        exactly = torch.autocast(self._base.device.type, enabled=False)
+        with self._base.on_device("vae"), in_float32(vae), exactly, tiled(vae, (values.shape[-2], values.shape[-1])):
+            distribution = vae.encode(values.to(vae.device)).latent_dist
         scale = vae.config.scaling_factor
         moments = Moments(distribution.mean[0] * scale, distribution.std[0] * scale)
         if self._store is not None and not bool(torch.isfinite(moments.mean).all()):

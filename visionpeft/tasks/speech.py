@@ -115,7 +115,8 @@ class Transcription:
         self._context = context
         # full tuning adds small differences to the weights, which half precision would swallow
         whole = any(spec.method == "full" for spec in self.capture().specs.values())
-        place(self.components, self.components, context, torch.float32 if whole else context.dtype or torch.float32)
+        dtype = torch.float32 if whole else context.dtype or torch.float32
+        place(self.components, self.components, context, dtype).settle(*self.components)
         folder = user_cache("features") if self._data.keep else None
         self._mels = LogMels(self.base.features, folder, self._data.cache)
         self._samples = SpeechSamples(

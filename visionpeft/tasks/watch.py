@@ -16,9 +16,8 @@ from visionpeft.inference.png import save_png
 from visionpeft.models.base import Base
 from visionpeft.progress import SILENT
 from visionpeft.tasks.dreambooth_settings import InstanceData, PreviewConfig, ScoreConfig
+from visionpeft.tasks.prior import at_once
 from visionpeft.training.task import Artifact, Context
-
-_AT_ONCE = 8
 
 
 class Watch:
@@ -67,7 +66,7 @@ class Watch:
             return []
         sampling = settings.model_dump(include={"steps", "guidance", "sampler"})
         requests = [Request(prompt, seed=seed, **sampling) for prompt in settings.prompts for seed in settings.seeds]
-        made = generate(self._base, requests, manager=self._manager, batch_size=_AT_ONCE, progress=SILENT)
+        made = generate(self._base, requests, manager=self._manager, batch_size=at_once(self._base), progress=SILENT)
         width = len(settings.seeds)
         rows = [made[start : start + width] for start in range(0, len(made), width)]
         columns = [f"seed {seed}" for seed in settings.seeds]
@@ -98,4 +97,4 @@ class Watch:
 
     def _paint(self, requests: Sequence[PaintRequest]) -> list[Image.Image]:
         wanted = [Request(r.prompt, seed=r.seed, steps=r.steps, guidance=r.guidance) for r in requests]
-        return generate(self._base, wanted, manager=self._manager, batch_size=_AT_ONCE)
+        return generate(self._base, wanted, manager=self._manager, batch_size=at_once(self._base))
