@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch.distributed.tensor import DTensor
 from transformers import ViTForImageClassification
+from visionpeft.compute.int8 import quantize_linear
 
 from tests.processes import run_together
 from tests.tiny import tiny_sdxl, tiny_vit
@@ -21,7 +22,6 @@ from tests.vision_place import classify_settings, write_base, write_pictures
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.manager import AdapterManager
 from visionpeft.adapters.spec import AdapterSpec, DoraSpec, FullSpec, LoraSpec
-from visionpeft.compute.int8 import quantize_linear
 from visionpeft.compute.sharding import Sharding, Shared
 from visionpeft.config import config_from
 from visionpeft.errors import AdapterError, ConfigError, TrainingError

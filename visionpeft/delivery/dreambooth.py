@@ -163,9 +163,9 @@ def _outcome(
         before=task.base_scores(),
         after=dict(scores),
         seconds={name: round(spent, 2) for name, spent in progress.seconds.items()},
-        machine=machine(task.base.unet.device),
+        machine=machine(task.base.device),
         versions=versions(),
         data=[{"file": p.path.name, "width": p.image.width, "height": p.image.height} for p in task.pictures],
         warnings=progress.lines,
-        peak_memory=peak_memory(task.base.unet.device),
+        peak_memory=peak_memory(task.base.device),
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -26,6 +27,17 @@ _SAMPLES = 64
 _UNSAFE = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
+class Places(Protocol):
+    """What knows where a base's models are, and brings them where they compute."""
+
+    moves: bool
+    device: torch.device
+
+    def on_device(self, *names: str) -> AbstractContextManager[None]:
+        """Have these models where they compute while the context lasts."""
+        ...
+
+
 @dataclass
 class Base:
     """A Stable Diffusion pipeline and what the rest of the program asks of it.
@@ -35,12 +47,28 @@ class Base:
         family: "sd1", "sd2" or "sdxl", as a `Family`.
         id: what it was loaded by.
         hash: content hash of UNet and text encoders; equal for float32 and float16 copies of the same weights.
+        places: brings its models to the device and away; None: they stay where they are.
     """
 
     pipeline: Any
     family: Family
     id: str
     hash: str
+    places: Places | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: where its models are, or are brought to."""
+        return next(self.unet.parameters()).device if self.places is None else self.places.device
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """All of its models: "unet", "vae", and text encoders by component name."""
+        return {"unet": self.unet, "vae": self.vae, **self.text_encoders}
+
+    def on_device(self, *names: str) -> AbstractContextManager[None]:
+        """Return the context in which these of its models are where it computes."""
+        return nullcontext() if self.places is None else self.places.on_device(*names)
 
     @property
     def unet(self) -> Any:

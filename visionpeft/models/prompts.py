@@ -52,7 +52,8 @@ def encode_prompts(base: Base, prompts: Sequence[str], *, clip_skip: int = 0) ->
     Raises:
         ConfigError: clip_skip is negative or leaves no layer.
     """
-    return encode_ids(base, prompt_ids(base, prompts), clip_skip=clip_skip)
+    with base.on_device(*base.text_encoders):
+        return encode_ids(base, prompt_ids(base, prompts), clip_skip=clip_skip)
 
 
 def prompt_ids(base: Base, prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -124,7 +125,7 @@ def time_ids(base: Base, count: int, size: int | tuple[int, int] | None = None) 
         return None
     height, width = (size, size) if isinstance(size, int) else size or (base.size, base.size)
     row = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
-    return row.repeat(count, 1).to(base.unet.device)
+    return row.repeat(count, 1).to(base.device)
 
 
 def unet_forward(

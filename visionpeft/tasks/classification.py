@@ -127,7 +127,7 @@ class Classification:
         # full tuning adds small differences to the weights, which half precision would swallow
         self.autocast = any(spec.method == "full" for spec in self.capture().specs.values())
         kind = torch.float32 if self.autocast else context.dtype or torch.float32
-        place(self.components, self.components, context, kind)
+        place(self.components, self.components, context, kind).settle(*self.components)
         # transformers before 5.20 makes a mask that hides nothing while a step is recorded, and attention under a mask
         # keeps all weights: 1 GiB for ViT-B/16 at batch 32
         attend_unmasked(self.base.model)

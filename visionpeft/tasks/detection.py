@@ -124,7 +124,7 @@ class Detection:
         Weights stay float32 whatever is computed in: boxes are finer than half precision.
         """
         self._context = context
-        place(self.components, self.components, context, None)
+        place(self.components, self.components, context, None).settle(*self.components)
         self._ahead: Ahead[Sample] = Ahead(
             self._made, context.seed, len(self.splits.train), context.world, self._data.workers
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +31,6 @@ from visionpeft.tasks.prior import make_class_pictures
 from visionpeft.tasks.watch import Watch
 from visionpeft.training.rng import StepRng
 from visionpeft.training.task import Artifact, Context, StepOutput
-
-if TYPE_CHECKING:
-    pass
 
 NAME = "subject"
 """Under which the adapter in training is known to the manager."""
@@ -117,31 +113,37 @@ class DreamBooth:
         Raises:
             DataError: a picture or folder cannot be used.
         """
-        models: dict[str, nn.Module] = {"unet": self.base.unet, "vae": self.base.vae, **self.base.text_encoders}
-        place(models, self.components, context, context.dtype or torch.float32)
+        through = {"unet": self.base.unet, **self.components}
+        places = self.base.places = place(self.base.models, through, context, context.dtype or torch.float32)
         say_cuts(self.base, [*self._prompts(), *(self._preview.prompts if self._preview else ())], context.progress)
-        pictures = self._load(picture_paths(self._data.instance.images, context.progress), context.progress)
-        sources = [self._latents(pictures, "subject pictures", context)]
+        self.pictures = self._load(picture_paths(self._data.instance.images, context.progress), context.progress)
+        sources = [self._latents(self.pictures, "subject pictures", context)]
         if self._data.prior:
             kept = self._load(self._class_paths(context), context.progress)
             sources.append(self._latents(kept, "class pictures", context))
         kinds = len(self._data.prior.prompts) if self._data.prior else 1
-        blank = _BLANK if self._distils else 0.0
-        self._draws = Draws(self.base, sources, context.seed, context.device, kinds, blank)
+        self._draws = Draws(self.base, sources, context.seed, context.device, kinds, _BLANK if self._distils else 0.0)
         # [T] of the noise schedule, and the weights of [subject, class] in the loss
         self._kept_T = self.base.pipeline.scheduler.alphas_cumprod.to(context.device, torch.float32)
         weights = [1.0, self._data.prior.weight if self._data.prior else 0.0]
         self._weights = torch.tensor(weights, device=context.device)
         self._prediction: PredictionType = prediction_type(self.base)
+        self._encode_fixed()
+        # what steps read stays where it is from now on: a recorded step finds it there
+        encodes = self._data.cache == "none" or self._data.crop == "random"
+        places.settle(*through, *(["vae"] if encodes else []))
         moving = self._prompts()[: self._moving]
         self._moving_ids = prompt_ids(self.base, moving) if moving else {}
-        with torch.no_grad():
-            self._fixed = encode_prompts(self.base, self._prompts()[len(moving) :] or [""])
-        with torch.no_grad(), self.manager.using({}):
-            self._base_states = encode_prompts(self.base, self._prompts()) if self._distils else None
-        self.pictures = pictures
-        images = [picture.image for picture in pictures]
+        images = [picture.image for picture in self.pictures]
         self._watch = Watch(self.base, self.manager, self._data.instance, images, self._preview, self._score, context)
+
+    @torch.no_grad()
+    def _encode_fixed(self) -> None:
+        """Encode the prompts that training does not change, and all as the bare base hears them where it teaches."""
+        with self.base.on_device(*self.base.text_encoders):
+            self._fixed = encode_prompts(self.base, self._prompts()[self._moving :] or [""])
+            with self.manager.using({}):
+                self._base_states = encode_prompts(self.base, self._prompts()) if self._distils else None
 
     def samples(self) -> int:
         """Return the number of subject pictures."""

@@ -13,6 +13,7 @@ from visionpeft.data.pictures import Picture
 from visionpeft.data.transforms import Crop, View, pixels, seen, view_of
 from visionpeft.errors import DataError
 from visionpeft.inference.generate import in_float32
+from visionpeft.inference.tiles import tiled
 from visionpeft.models.base import Base
 from visionpeft.progress import Bar, Progress
 from visionpeft.training.processes import ALONE, Processes
@@ -87,10 +88,10 @@ class Latents:
             return
 
         def encoded(indices: Sequence[int]) -> list[dict[tuple[int, View], Moments]]:
-            with progress.phase(label, len(indices)) as bar:
+            with self._base.on_device("vae"), progress.phase(label, len(indices)) as bar:
                 return [self._views(index, bar) for index in indices]
 
-        device = self._base.unet.device
+        device = self._base.device
         for views in processes.shared(len(self), encoded):
             self._ready |= {key: Moments(m.mean.to(device), m.std.to(device)) for key, m in views.items()}
 
@@ -113,7 +114,7 @@ class Latents:
             return self._encoded(index, view)
         if (index, view) not in self._ready:
             kept = self._store.get(self._parts(index, view), lambda: vars(self._encoded(index, view)))
-            device = self._base.unet.device
+            device = self._base.device
             self._ready[index, view] = Moments(kept["mean"].to(device), kept["std"].to(device))
         return self._ready[index, view]
 
@@ -125,9 +126,10 @@ class Latents:
     def _encoded(self, index: int, view: View) -> Moments:
         picture = self._pictures[index]
         vae = self._base.vae
-        with in_float32(vae), torch.autocast(vae.device.type, enabled=False):
-            values = pixels(seen(picture.image, view)).unsqueeze(0).to(vae.device)
-            distribution = vae.encode(values).latent_dist
+        values = pixels(seen(picture.image, view)).unsqueeze(0)
+        exactly = torch.autocast(self._base.device.type, enabled=False)
+        with self._base.on_device("vae"), in_float32(vae), exactly, tiled(vae, (values.shape[-2], values.shape[-1])):
+            distribution = vae.encode(values.to(vae.device)).latent_dist
         scale = vae.config.scaling_factor
         moments = Moments(distribution.mean[0] * scale, distribution.std[0] * scale)
         if self._store is not None and not bool(torch.isfinite(moments.mean).all()):

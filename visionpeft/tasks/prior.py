@@ -19,6 +19,11 @@ from visionpeft.training.processes import ALONE, Processes
 _AT_ONCE = 8
 
 
+def at_once(base: Base) -> int:
+    """How many pictures go through the base together: one where its models take turns on the device."""
+    return 1 if base.places is not None and base.places.moves else _AT_ONCE
+
+
 def class_folder(base: Base, prior: PriorData, size: int, root: Path | None = None) -> Path:
     """Return the folder of the class pictures: one for each prompt, base and sampling settings.
 
@@ -68,7 +73,9 @@ def make_class_pictures(
         shown = f"'{prior.prompts[0]}'" + (f" and {len(prior.prompts) - 1} others" if len(prior.prompts) > 1 else "")
         progress.say(f"making {len(missing)} of {prior.count} class pictures {shown}, kept in {folder}")
         requests = [_request(prior, size, place) for place in mine]
-        for done, picture in generate_each(base, requests, manager=manager, batch_size=_AT_ONCE, progress=progress):
+        for done, picture in generate_each(
+            base, requests, manager=manager, batch_size=at_once(base), progress=progress
+        ):
             save_png(picture, paths[mine[done]], recipe_for(base, requests[done]))
         processes.wait()
     return list(paths.values())

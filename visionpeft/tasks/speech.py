@@ -116,7 +116,7 @@ class Transcription:
         # full tuning adds small differences to the weights, which half precision would swallow
         self.autocast = any(spec.method == "full" for spec in self.capture().specs.values())
         kind = torch.float32 if self.autocast else context.dtype or torch.float32
-        place(self.components, self.components, context, kind)
+        place(self.components, self.components, context, kind).settle(*self.components)
         folder = user_cache("features") if self._data.keep else None
         self._mels = LogMels(self.base.features, folder, self._data.cache)
         self._samples = SpeechSamples(

@@ -18,10 +18,9 @@ from visionpeft.inference.png import save_png
 from visionpeft.models.base import Base
 from visionpeft.progress import SILENT
 from visionpeft.tasks.dreambooth_settings import InstanceData, PreviewConfig, ScoreConfig
+from visionpeft.tasks.prior import at_once
 from visionpeft.training.processes import ALONE
 from visionpeft.training.task import Artifact, Context
-
-_AT_ONCE = 8
 
 
 class Watch:
@@ -114,7 +113,7 @@ class Watch:
 
         def share(mine: Sequence[int]) -> list[Image.Image]:
             wanted = [requests[place] for place in mine]
-            return generate(self._base, wanted, manager=self._manager, batch_size=_AT_ONCE, progress=SILENT)
+            return generate(self._base, wanted, manager=self._manager, batch_size=at_once(self._base), progress=SILENT)
 
         return self._sharing.shared(len(requests), share)
 
