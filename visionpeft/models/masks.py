@@ -11,7 +11,8 @@ UNMASKED = "visionpeft_unmasked"
 
 
 def attend_unmasked(model: nn.Module) -> None:
-    """Let a picture model attend from all tokens to all, which is what it does, without a mask that says so.
+    """Let a model attend without a mask that says what it does anyway: a picture's tokens attend to all, those of a
+    decoder to what came before, which is its attention's own nature.
 
     A mask has the picture's tokens alone: prompts beside them would have no place in it.
     """

@@ -74,7 +74,7 @@ class Classification:
     """
 
     name = "classify"
-    unrecordable = ""
+    unrecordable: str = ""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Classification:
         self._samples = Samples(train, self.base.preprocessing, data, context.seed, context.world)
         self._loss = objective(self._learning.loss, train.kind, self._weights.to(context.device))
         if context.gradient_checkpointing:
-            checkpoint_gradients(self.base.model)
+            self.unrecordable = checkpoint_gradients(self.base.model)
         if not len(self.splits.validation):
             context.progress.say("There are no validation pictures: the last step is kept, and no threshold is chosen.")
 

@@ -1,4 +1,4 @@
-"""Less memory for more time: activations of a vision model are computed again in the backward pass."""
+"""Less memory for more time: activations of a model of transformers are computed again in the backward pass."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from transformers import PreTrainedModel
 from visionpeft.errors import ConfigError
 
 
-def checkpoint_gradients(model: nn.Module) -> None:
+def checkpoint_gradients(model: nn.Module) -> str:
     """Let the model recompute its activations (arXiv:1604.06174).
+
+    What dropout drew is drawn again from the generators' states, which cannot be asked for while a step is recorded.
+    Where nothing is drawn they are left alone.
+
+    Returns:
+        Why steps cannot be recorded then; "" where they can.
 
     Raises:
         ConfigError: this kind of model cannot.
@@ -20,4 +26,15 @@ def checkpoint_gradients(model: nn.Module) -> None:
         raise ConfigError(
             f"train.gradient_checkpointing: a {type(model).__name__} cannot recompute its activations; set it to false."
         )
-    able[0].gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    dropout = _drops(model)
+    able[0].gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": bool(dropout)})
+    return f"activations are computed again, and so is what {dropout} drew." if dropout else ""
+
+
+def _drops(model: nn.Module) -> str:
+    """What draws random numbers in a forward pass of training, by name; "" if nothing does."""
+    for path, module in model.named_modules():
+        for key, value in vars(module).items():
+            if ("drop" in key or isinstance(module, nn.Dropout)) and isinstance(value, float) and value > 0:
+                return f"'{key}' of '{path}'"
+    return ""

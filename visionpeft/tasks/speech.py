@@ -22,6 +22,7 @@ from visionpeft.errors import ConfigError, DataError
 from visionpeft.evaluation.speech.figures import SpeechReportConfig, speech_figures
 from visionpeft.inference.listener import Listener, SpeechAbout
 from visionpeft.models.manage import manage
+from visionpeft.models.masks import attend_unmasked
 from visionpeft.models.speech import SpeechBase
 from visionpeft.tasks.recompute import checkpoint_gradients
 from visionpeft.tasks.speech_samples import Batch, SpeechSamples
@@ -57,12 +58,12 @@ class Transcription:
 
     Raises:
         TargetError: a target matches nothing in the base.
-        ConfigError: the model does not know the language.
+        ConfigError: the model does not know the language, or hears less at once than the data's window.
         DataError: an utterance is longer than what the model hears at once.
     """
 
     name = "transcribe"
-    unrecordable = ""
+    unrecordable: str = ""
 
     def __init__(
         self,
@@ -81,6 +82,8 @@ class Transcription:
         self.base, self.splits, self._data, self._step_batch = base, splits, data, step_batch
         self._validation = splits.validation.subset(spread(len(splits.validation), validate))
         self.metric = metric if len(self._validation) else None
+        if data.window is not None:
+            base.shorten(data.window)
         _require_heard(base, splits)
         room = int(base.model.config.max_target_positions)
         self._tokens = SpeechTokens(base, about, room - (adapter.tokens if isinstance(adapter, PromptSpec) else 0))
@@ -128,8 +131,10 @@ class Transcription:
             self._step_batch,
             self.base.window,
         )
+        # without it, transformers before 5.20 makes a mask while a step is recorded, and none while it is not
+        attend_unmasked(self.base.model)
         if context.gradient_checkpointing:
-            checkpoint_gradients(self.base.model)
+            self.unrecordable = checkpoint_gradients(self.base.model)
         if not len(self.splits.validation):
             context.progress.say("There is no speech to validate on: the last step is kept.")
 
