@@ -9,7 +9,8 @@ import pytest
 
 from tests.tiny_speech import tiny_whisper
 from visionpeft.errors import DataError
-from visionpeft.inference.listener import Listener, SpeechAbout
+from visionpeft.inference.about import SpeechAbout
+from visionpeft.inference.listener import Listener
 from visionpeft.inference.transcribe_model import WhisperEars
 from visionpeft.inference.transcribe_windows import Heard
 from visionpeft.models.speech import SpeechBase

@@ -20,7 +20,8 @@ from visionpeft.data.order import positions
 from visionpeft.data.speech.utterances import Timed, Utterance, Utterances
 from visionpeft.delivery.speech import build
 from visionpeft.errors import ConfigError, DataError
-from visionpeft.inference.listener import Listener, SpeechAbout
+from visionpeft.inference.about import SpeechAbout
+from visionpeft.inference.listener import Listener
 from visionpeft.models.manage import manage
 from visionpeft.models.masks import UNMASKED
 from visionpeft.models.speech import SpeechBase

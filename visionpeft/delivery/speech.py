@@ -23,7 +23,7 @@ def build(config: TranscribeRun, progress: Progress = SILENT) -> Transcription:
     from visionpeft.compute.int8 import quantize_linear
     from visionpeft.data.speech.readers import open_speech
     from visionpeft.data.speech.splits import split_speech
-    from visionpeft.inference.listener import SpeechAbout
+    from visionpeft.inference.about import SpeechAbout
     from visionpeft.models.speech import load_speech
     from visionpeft.tasks.speech import Transcription
 

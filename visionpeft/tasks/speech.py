@@ -20,7 +20,8 @@ from visionpeft.data.speech.splits import SpeechSplits
 from visionpeft.data.speech.utterances import Utterances
 from visionpeft.errors import ConfigError, DataError
 from visionpeft.evaluation.speech.figures import SpeechReportConfig, speech_figures
-from visionpeft.inference.listener import Listener, SpeechAbout
+from visionpeft.inference.about import SpeechAbout
+from visionpeft.inference.listener import Listener
 from visionpeft.models.manage import manage
 from visionpeft.models.masks import attend_unmasked
 from visionpeft.models.speech import SpeechBase

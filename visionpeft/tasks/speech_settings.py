@@ -34,8 +34,8 @@ class TranscribeData(SpeechConfig):
         default=None,
         ge=1,
         le=30,
-        description="Seconds that the model hears at once in training, if fewer than it is made for: short speech trains"
-        " so many times faster. The adapter is used, and reported, on the model as it is made.",
+        description="Seconds that the model hears at once in training, if fewer than it is made for: short speech then"
+        " trains many times faster. The adapter is used, and reported, on the model as it is made.",
     )
     cache: int = Field(default=1024, ge=0, description="Features kept in memory, MiB at most.")
     keep: bool = Field(
