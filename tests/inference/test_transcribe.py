@@ -15,6 +15,7 @@ from tests.inference.whisper import noise, stand_in, tiny_whisper
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
 from visionpeft.adapters.spec import LoraSpec
 from visionpeft.errors import AdapterError, ConfigError, DataError, OutputError
+from visionpeft.inference import transcribe_model
 from visionpeft.inference.transcribe import Job, Windows, listed, output_names, run_transcribe, transcribe
 from visionpeft.inference.transcribe_model import WhisperEars, open_ears, open_speech_model
 
@@ -140,13 +141,53 @@ def test_circles_are_known_by_how_far_they_can_be_compressed():
 def test_a_language_that_is_not_set_is_found_for_each_clip():
     base = tiny_whisper(multilingual=True)
     clips = [noise(seed, 3.0) for seed in range(6)]
-    prompts = WhisperEars(base)._prompt(
-        base.features(clips, sampling_rate=16_000, return_tensors="pt")["input_features"], timestamps=True
-    )
-    languages = set(base.model.generation_config.lang_to_id.values())
-    assert set(prompts[:, 1].tolist()) <= languages
-    german = WhisperEars(base, language="de")._prompt(prompts[:, :1].float(), timestamps=True)
+    features = base.features(clips, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    start = torch.full((6, 1), base.model.generation_config.decoder_start_token_id)
+    with torch.no_grad():
+        first = base.model(input_features=features, decoder_input_ids=start).logits[:, -1]
+    prompts = WhisperEars(base)._prompt(first, timestamps=True)
+    languages = sorted(base.model.generation_config.lang_to_id.values())
+    assert prompts[:, 1].tolist() == [languages[one] for one in first[:, languages].argmax(1)]
+    german = WhisperEars(base, language="de")._prompt(first, timestamps=True)
     assert set(german[:, 1].tolist()) == {base.tokenizer.convert_tokens_to_ids("<|de|>")}
+
+
+def sure_of_silence(base, clip: np.ndarray) -> None:
+    """Let the model be sure that nobody speaks in a clip: its token for that looks like what it begins with."""
+    token, settings = base.tokenizer.convert_tokens_to_ids("<|nospeech|>"), base.model.generation_config
+    features = base.features(clip, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    start = torch.tensor([[settings.decoder_start_token_id]])
+    with torch.no_grad():
+        hidden = base.model.model(input_features=features, decoder_input_ids=start).last_hidden_state[0, -1]
+        base.model.proj_out.weight[token] = hidden
+    settings.suppress_tokens = [token]  # as in all published models
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_nothing_is_written_where_the_model_says_that_nobody_speaks(monkeypatch, timestamps):
+    base, clips = tiny_whisper(), [noise(1, 2.0), noise(2, 4.5)]
+    settings = base.model.generation_config
+    settings.suppress_tokens = [base.tokenizer.convert_tokens_to_ids("<|nospeech|>")]
+    before = [list(one.ids) for one in WhisperEars(base).heard(clips, timestamps=timestamps)]
+    assert all(before)
+    sure_of_silence(base, clips[0])
+    after = [list(one.ids) for one in WhisperEars(base).heard(clips, timestamps=timestamps)]
+    assert after[0] == []
+    monkeypatch.setattr(transcribe_model, "DOUBTFUL", -1000.0)  # what was written is believed
+    assert [list(one.ids) for one in WhisperEars(base).heard(clips, timestamps=timestamps)] == before
+
+
+def test_a_texts_likelihood_is_the_mean_of_its_tokens():
+    base, clip = tiny_whisper(), noise(1, 2.0)
+    names = ["<|startoftranscript|>", "<|notimestamps|>", "a", "b", "<|endoftext|>"]
+    whole = torch.tensor([base.tokenizer.convert_tokens_to_ids(names)])
+    features = base.features(clip, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    with torch.no_grad():
+        logits = base.model(input_features=features, decoder_input_ids=whole).logits[0].double().log_softmax(1)
+        encoded = base.model.get_encoder()(features)
+        found = WhisperEars(base)._likelihood(encoded, whole[0, :2], whole[0, 2:4].tolist())
+    expected = sum(float(logits[place, whole[0, place + 1]]) for place in (1, 2, 3)) / 3
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_a_model_cannot_do_is_said():
