@@ -95,12 +95,11 @@ def _sentence(term: str, rng: np.random.Generator) -> str:
 def write_dictation(folder: Path, *, tested: int = 60, validated: int = 20, count: int = 200, seed: int = 0) -> Path:
     """Write the sound, and tables: test and validation have sentences and voices of their own.
 
-    The first ``tested`` sentences, which hold every term once, are the test's (``test.csv``), each by two of its
-    voices. The other tables, ``dictation.csv`` and one of each group, hold speech of training and validation alone.
+    The first ``tested`` sentences, which hold every term once, are the test's (``test.csv``), each by one of its
+    voices in turn. The other tables, ``dictation.csv`` and one of each group, hold speech of training and validation.
     """
     texts = sentences(count, np.random.default_rng(seed))
-    half = len(TEST) // 2
-    parts = [("test", "test", TEST[number::half], texts[number:tested:half]) for number in range(half)]
+    parts = [("test", "test", (voice,), texts[number : tested : len(TEST)]) for number, voice in enumerate(TEST)]
     parts += [("validation", "validation", VALIDATION, texts[tested : tested + validated])]
     parts += [("train", group, voices, texts[tested + validated :]) for group, voices in GROUPS.items()]
     rows = list[Row]()

@@ -216,5 +216,5 @@ def _require_heard(base: SpeechBase, splits: SpeechSplits) -> None:
             if part.seconds(index) > base.window + _TOLERANCE:
                 raise DataError(
                     f"{item.name} is {part.seconds(index):.2f} s long, and '{base.id}' hears {base.window:g} s at once:"
-                    f" set data.longest to {base.window:g}, and data.long to cut or skip."
+                    f" set data.longest to {base.window:g}, and data.long to cut or skip (or data.window to more)."
                 )
