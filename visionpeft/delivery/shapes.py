@@ -184,19 +184,16 @@ def _detect(config: DetectRun, folder: Path) -> Shapes:
 
 
 def _transcribe(config: TranscribeRun, folder: Path) -> Shapes:
-    from visionpeft.compute.int8 import quantize_linear
     from visionpeft.data.speech.readers import open_speech
     from visionpeft.data.speech.splits import SpeechSplits
     from visionpeft.data.speech.utterances import Utterance, Utterances
-    from visionpeft.inference.listener import SpeechAbout
+    from visionpeft.inference.about import SpeechAbout
     from visionpeft.models.speech import load_speech
     from visionpeft.tasks.speech import Transcription
 
     found = _opened(lambda: open_speech(config.data, SILENT))
     text = max((item.text for item in found.items), key=len) if found and len(found) else " ".join(["word"] * _WORDS)
     base = load_speech(config.base, device="meta")
-    if config.int8:
-        quantize_linear(base.model)
     path = folder / "1.wav"
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(16_000)

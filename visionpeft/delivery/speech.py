@@ -22,7 +22,7 @@ def build(config: TranscribeRun, progress: Progress = SILENT) -> Transcription:
     """
     from visionpeft.data.speech.readers import open_speech
     from visionpeft.data.speech.splits import split_speech
-    from visionpeft.inference.listener import SpeechAbout
+    from visionpeft.inference.about import SpeechAbout
     from visionpeft.models.speech import load_speech
     from visionpeft.tasks.speech import Transcription
 

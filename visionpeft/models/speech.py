@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
-from visionpeft.errors import BaseModelError, did_you_mean
+from visionpeft.errors import BaseModelError, ConfigError, did_you_mean
 from visionpeft.models.base import ASSETS, weights_hash
 from visionpeft.models.family import Family
 from visionpeft.models.quiet import without_loading_bars, without_reports
@@ -69,6 +71,25 @@ class SpeechBase:
     def dtype(self) -> torch.dtype:
         """The type of its weights, which its features take too."""
         return self.model.model.encoder.embed_positions.weight.dtype
+
+    def shorten(self, seconds: int) -> None:
+        """Make the model hear so many seconds at once, of those that it heard: the first of its positions stay.
+
+        The encoder's work falls with its positions, that of its attention with their square. Adapters of either fit
+        the other: no layer that they change knows how many positions there are.
+
+        Raises:
+            ConfigError: it is longer than the model hears.
+        """
+        if seconds > self.window:
+            raise ConfigError(f"data.window: {seconds} s, but '{self.id}' hears {self.window:g} s at once.")
+        encoder, rate = self.model.model.encoder, self.features.sampling_rate
+        count = int(encoder.config.max_source_positions * seconds / self.window)
+        encoder.embed_positions = nn.Embedding.from_pretrained(encoder.embed_positions.weight[:count].detach().clone())
+        encoder.config.max_source_positions = self.model.config.max_source_positions = count
+        self.features = copy(self.features)
+        self.features.chunk_length, self.features.n_samples = seconds, seconds * rate
+        self.features.nb_max_frames = seconds * rate // self.features.hop_length
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> SpeechBase:
         """Move the model and return self; adapters' masters stay float32."""

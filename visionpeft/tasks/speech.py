@@ -21,8 +21,10 @@ from visionpeft.data.speech.utterances import Utterances
 from visionpeft.errors import ConfigError, DataError
 from visionpeft.evaluation.speech.figures import SpeechReportConfig, speech_figures
 from visionpeft.evaluation.speech.transcripts import Transcripts, joined
-from visionpeft.inference.listener import Listener, SpeechAbout
+from visionpeft.inference.about import SpeechAbout
+from visionpeft.inference.listener import Listener
 from visionpeft.models.manage import manage
+from visionpeft.models.masks import attend_unmasked
 from visionpeft.models.speech import SpeechBase
 from visionpeft.tasks.placing import place
 from visionpeft.tasks.speech_samples import Batch, SpeechSamples
@@ -57,7 +59,7 @@ class Transcription:
 
     Raises:
         TargetError: a target matches nothing in the base.
-        ConfigError: the model does not know the language.
+        ConfigError: the model does not know the language, or hears less at once than the data's window.
         DataError: an utterance is longer than what the model hears at once.
     """
 
@@ -81,6 +83,8 @@ class Transcription:
         self.base, self.splits, self._data = base, splits, data
         self._validation = splits.validation.subset(spread(len(splits.validation), validate))
         self.metric = metric if len(self._validation) else None
+        if data.window is not None:
+            base.shorten(data.window)
         _require_heard(base, splits)
         room = int(base.model.config.max_target_positions)
         self._tokens = SpeechTokens(base, about, room - (adapter.tokens if isinstance(adapter, PromptSpec) else 0))
@@ -129,6 +133,8 @@ class Transcription:
             context.global_batch,
             self.base.window,
         )
+        # without it, transformers before 5.20 makes a mask while a step is recorded, and none while it is not
+        attend_unmasked(self.base.model)
         if not len(self.splits.validation):
             context.progress.say("There is no speech to validate on: the last step is kept.")
 
@@ -221,5 +227,5 @@ def _require_heard(base: SpeechBase, splits: SpeechSplits) -> None:
             if part.seconds(index) > base.window + _TOLERANCE:
                 raise DataError(
                     f"{item.name} is {part.seconds(index):.2f} s long, and '{base.id}' hears {base.window:g} s at once:"
-                    f" set data.longest to {base.window:g}, and data.long to cut or skip."
+                    f" set data.longest to {base.window:g}, and data.long to cut or skip (or data.window to more)."
                 )
