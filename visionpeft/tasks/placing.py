@@ -9,6 +9,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from visionpeft.compute.layouts import channels_last
+from visionpeft.models.joined_attention import join_attention
 from visionpeft.tasks.recompute import checkpoint_gradients
 from visionpeft.training.task import Context
 
@@ -30,6 +31,7 @@ def place(models: Mapping[str, nn.Module], trained: Mapping[str, nn.Module], con
         nn.Module.to(model, device=context.device, dtype=dtype)  # diffusers' own `to` warns of every change of type
         if context.device.type == "cuda" and isinstance(model, ModelMixin):
             channels_last(model)
+            join_attention(model)
     if context.thrift.recompute:
         for model in trained.values():
             checkpoint_gradients(model)
