@@ -71,7 +71,7 @@ class AdaptedLayer(Slot):
         return self._shifted().get(name) if self._shifts and name in self.base._parameters else super().of_base(name)
 
     def term(self, x: Tensor) -> LoraTerm | None:
-        """Return what makes up the output for x, where one LoRA branch beside a linear layer is all that acts; or None."""
+        """Return what makes up the output for x, where one LoRA branch beside a linear layer is all that acts."""
         if self._shifts or len(self._adds) != 1:
             return None
         name, weight = self._adds[0]
