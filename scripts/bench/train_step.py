@@ -119,6 +119,13 @@ def _channels_first(task: Any) -> list[Any]:
     return [patch.object(placing, "channels_last", lambda model: None)]
 
 
+def _apart(task: Any) -> list[Any]:
+    from visionpeft.tasks import placing
+
+    del task
+    return [patch.object(placing, "join_attention", lambda model: 0)]
+
+
 def _parameter_by_parameter(task: Any) -> list[Any]:
     from visionpeft.training import trainer
 
@@ -130,6 +137,7 @@ LEVERS: dict[str, Callable[[Any], list[Any]]] = {
     "a half-precision base out of autocast": _with_autocast,
     "one cast of the adapters a step": _cast_in_each_layer,
     "channels last": _channels_first,
+    "q, k and v in one product": _apart,
     "one flat parameter": _parameter_by_parameter,
 }
 """Name -> what puts things back to how they were without it, for the measured process alone."""

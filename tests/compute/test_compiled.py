@@ -10,6 +10,7 @@ from tests.tiny_speech import new_whisper
 from visionpeft.adapters.layers import Branch
 from visionpeft.adapters.spec import DoraSpec, LoraSpec
 from visionpeft.compute.compiled import as_written, blocks_of, compiled
+from visionpeft.models.joined_attention import join_attention
 from visionpeft.models.manage import manage
 
 BF16 = torch.bfloat16
@@ -48,6 +49,7 @@ def served(name, spec=None):
     manager.add("a", spec or LoraSpec(rank=2, targets=targets))
     model = next(iter(manager.components.values()))
     nn.Module.to(model, dtype=BF16).train()
+    join_attention(model)
     for branch in (part for part in model.modules() if isinstance(part, Branch)):
         branch.computes = BF16
         branch.copies = {key: value.detach().to(BF16).requires_grad_() for key, value in branch.parts.items()}

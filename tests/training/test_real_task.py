@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.tiny import tiny_sd1
 from tests.training.test_resume import everything
+from tests.training.test_steps import Replaying, recorders
 from visionpeft.adapters.layers import Branch
 from visionpeft.adapters.spec import LoraSpec
 from visionpeft.models.base import Base, weights_hash
@@ -18,6 +19,8 @@ from visionpeft.tasks.dreambooth_settings import DreamBoothData
 from visionpeft.training.engine import fit
 from visionpeft.training.interrupt import TrainingInterruptedError
 from visionpeft.training.settings import TrainConfig
+
+__all__ = ["recorders"]
 
 CONFIG = TrainConfig(
     steps=4, batch_size=1, gradient_accumulation=2, ema=0.9, schedule="linear",
@@ -59,12 +62,23 @@ def make(tmp_path, monkeypatch):
     return made
 
 
-def test_dreambooth_goes_on_bit_equal(make, tmp_path):
-    fit(make(DreamBooth), CONFIG, tmp_path / "straight")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_dreambooth_goes_on_bit_equal(make, tmp_path, precision):
+    config = CONFIG.model_copy(update={"precision": precision})
+    fit(make(DreamBooth), config, tmp_path / "straight")
     with pytest.raises(TrainingInterruptedError, match="after step 2"):
-        fit(make(Stopping), CONFIG, tmp_path / "stopped")
-    fit(make(DreamBooth), CONFIG, tmp_path / "stopped", resume="auto")
+        fit(make(Stopping), config, tmp_path / "stopped")
+    fit(make(DreamBooth), config, tmp_path / "stopped", resume="auto")
     assert everything(tmp_path / "stopped", 4) == everything(tmp_path / "straight", 4)
+
+
+def test_recorded_half_precision_steps_are_the_same(make, tmp_path, recorders):
+    config = CONFIG.model_copy(update={"precision": "bf16"})
+    fit(make(DreamBooth), config, tmp_path / "launched")
+    recorders.append(Replaying())
+    fit(make(DreamBooth), config, tmp_path / "recorded")
+    assert recorders[-1].recorded > 1
+    assert everything(tmp_path / "recorded", 4) == everything(tmp_path / "launched", 4)
 
 
 class Looking(DreamBooth):

@@ -10,7 +10,7 @@ Nothing in the forward pass reads a value back from the device or branches on on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,13 @@ class AdaptedLayer(Slot):
         """An attribute of the module in the slot; its parameters as they act, since some models read them directly."""
         return self._shifted().get(name) if self._shifts and name in self.base._parameters else super().of_base(name)
 
+    def term(self, x: Tensor) -> LoraTerm | None:
+        """Return what makes up the output for x, where one LoRA branch beside a linear layer is all that acts."""
+        if self._shifts or len(self._adds) != 1:
+            return None
+        name, weight = self._adds[0]
+        return lora_term(self.base, self.branches[SLOT + name], weight, x)
+
     def _shifted(self) -> dict[str, Tensor]:
         """``W + Σ wᵢ Dᵢ`` of every parameter that is shifted, in its own type."""
         total: dict[str, Tensor] = {}
@@ -82,11 +89,9 @@ class AdaptedLayer(Slot):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return ``base(x) + Σ wᵢ · δᵢ(x)``, the first term with the shifted parameters in place of the base's."""
-        if len(args) == 1 and not self._shifts and len(self._adds) == 1:
-            name, weight = self._adds[0]
-            joined = joined_output(self.base, self.branches[SLOT + name], weight, args[0])
-            if joined is not None:
-                return joined
+        if len(args) == 1 and (term := self.term(args[0])) is not None:
+            bias = getattr(term.base, "bias", None)
+            return low_rank_linear(args[0], term.frozen, bias, term.down, term.up, term.scale, term.dtype)
         if not self._shifts:
             total = out = self.base(*args, **kwargs)
         else:
@@ -242,8 +247,19 @@ def type_of_products(branch: Branch, x: Tensor) -> torch.dtype | None:
     return branch.computes if branch.training else None
 
 
-def joined_output(base: nn.Module, branch: nn.Module, weight: float, x: Tensor) -> Tensor | None:
-    """Return a linear layer's output with its one LoRA branch in it, where the products have a type; else None."""
+class LoraTerm(NamedTuple):
+    """What a frozen linear layer and its one LoRA branch multiply an input with: ``W x + b + scale · B A x``."""
+
+    base: nn.Module
+    frozen: FrozenWeight
+    down: Tensor
+    up: Tensor
+    scale: float
+    dtype: torch.dtype
+
+
+def lora_term(base: nn.Module, branch: nn.Module, weight: float, x: Tensor) -> LoraTerm | None:
+    """Return the products that make up the output for x, where they are of that kind and have a type; else None."""
     frozen = frozen_weight(base)
     if frozen is None or not isinstance(branch, Branch):
         return None
@@ -253,10 +269,7 @@ def joined_output(base: nn.Module, branch: nn.Module, weight: float, x: Tensor) 
     if dtype is None:
         return None
     parts = branch.factors
-    return low_rank_linear(
-        x, frozen, getattr(base, "bias", None), parts["lora_A.weight"], parts["lora_B.weight"], weight * branch.scale,
-        dtype,
-    )  # fmt: skip
+    return LoraTerm(base, frozen, parts["lora_A.weight"], parts["lora_B.weight"], weight * branch.scale, dtype)
 
 
 def apply_weight(base: nn.Module, x: Tensor, weight: Tensor) -> Tensor:

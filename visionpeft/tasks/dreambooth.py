@@ -26,7 +26,7 @@ from visionpeft.tasks.batches import CLASS, SUBJECT, Batch, Draws, Group
 from visionpeft.tasks.dreambooth_settings import DreamBoothData, PreviewConfig, ScoreConfig
 from visionpeft.tasks.latents import Framing, Latents
 from visionpeft.tasks.loss import PredictionType, add_noise, min_snr_weight, squared_errors, target
-from visionpeft.tasks.placing import place
+from visionpeft.tasks.placing import join_products, place
 from visionpeft.tasks.prior import make_class_pictures
 from visionpeft.tasks.watch import Watch
 from visionpeft.training.rng import StepRng
@@ -132,6 +132,7 @@ class DreamBooth:
         # what steps read stays where it is from now on: a recorded step finds it there
         encodes = self._data.cache == "none" or self._data.crop == "random"
         places.settle(*through, *(["vae"] if encodes else []))
+        join_products(self.base.unet, context)
         moving = self._prompts()[: self._moving]
         self._moving_ids = prompt_ids(self.base, moving) if moving else {}
         images = [picture.image for picture in self.pictures]

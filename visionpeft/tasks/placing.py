@@ -16,6 +16,7 @@ from visionpeft.compute.quantized import quantize
 from visionpeft.compute.residence import Mover, Residence, free_memory
 from visionpeft.compute.sharding import Sharding
 from visionpeft.errors import ConfigError
+from visionpeft.models.joined_attention import join_attention
 from visionpeft.training.task import Context
 
 _APART = ("vae",)
@@ -61,6 +62,12 @@ def place(models: Mapping[str, nn.Module], trained: Mapping[str, nn.Module], con
             f"the base's models take {amount(places.bytes)} of {free} free on the GPU: each is there while needed."
         )
     return places
+
+
+def join_products(model: nn.Module, context: Context) -> None:
+    """Join products of a model that read the same input, where its weights are on a GPU and stay where they are."""
+    if context.device.type == "cuda" and context.sharding is None and not context.thrift.memory.stream:
+        join_attention(model)
 
 
 def _share_out(sharding: Sharding, models: list[nn.Module], context: Context, dtype: torch.dtype | None) -> None:

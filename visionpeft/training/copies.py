@@ -55,5 +55,9 @@ class Copies:
             places, found = zip(*came, strict=True)
             torch._foreach_copy_(places, found)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
             gradients.add_(self._sums)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop gradients that have come: those of a recording that failed must not be added to."""
         for copy, _ in self._pairs:
             copy.grad = None

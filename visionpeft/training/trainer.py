@@ -93,6 +93,8 @@ class Trainer:
 
     def backward(self, out: StepOutput) -> None:
         """Add a micro-batch's gradients."""
+        if self.copies is not None:
+            self.copies.forget()
         self.scaler.scale(out.loss_sum).backward()
         if self.copies is not None:
             self.copies.hand_over(self.gradients.gradients)
