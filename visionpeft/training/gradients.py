@@ -28,6 +28,11 @@ class GradientBuffer:
         for parameter, part in zip(parameters, self.gradients.split(sizes), strict=True):
             parameter.grad = part.view_as(parameter)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a process gives to the others in a step, and all that it gives."""
+        return self.flat.nbytes
+
     def clear(self) -> None:
         """Begin a step."""
         self.flat.zero_()
