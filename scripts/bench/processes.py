@@ -53,15 +53,21 @@ def about(steps: int) -> list[str]:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
+    what = (
+        f"Every task by its script, {steps} steps, a global batch of {BATCH}: in one process, and shared out over "
+        "several by torchrun (gloo). Tiny bases with random weights, float32, so that what differs is the order in "
+        "which numbers are added. detect is an RT-DETR, detect_detr a DETR."
+    )
+    where = (
+        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}, commit {commit.stdout.strip()}, `python {' '.join(sys.argv)}`."
+    )
     return [
         "# One process and several",
         "",
-        f"Every task by its script, {steps} steps, a global batch of {BATCH}: in one process, and shared out over "
-        "several by torchrun (gloo). Tiny bases with random weights, float32, so that what differs is the order in "
-        "which numbers are added.",
+        what,
         "",
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, transformers "
-        f"{transformers.__version__}, commit {commit.stdout.strip()}, `python {' '.join(sys.argv)}`.",
+        where,
         "",
         HEAD,
         "|---|---|---|---|---|---|",

@@ -159,9 +159,10 @@ others take the mean for a sum, and divide it by the number of processes once mo
 def _divisor(base: VisionBase, mine: float, mean: Tensor) -> Tensor:
     """What transformers has divided the terms of boxes by, given the boxes of this process and the mean over all."""
     world = torch.distributed.get_world_size() if _several() else 1
-    if base.model.config.model_type in _OWN:
+    config: Any = base.model.config
+    if config.model_type in _OWN:
         return torch.full_like(mean, max(mine, 1.0))
-    return (mean if base.model.config.model_type in _MEAN else mean / world).clamp(min=1)
+    return (mean if config.model_type in _MEAN else mean / world).clamp(min=1)
 
 
 def _weight(targets: Sequence[Mapping[str, Tensor]], queries: int, config: Any) -> float:

@@ -51,6 +51,6 @@ def set_loss(
     score = torch.zeros_like(logits).flatten(2).scatter_add(2, place, quality).view_as(logits)
     weight = 0.75 * logits.detach().sigmoid().square() * (1 - yes) + score
     class_losses = F.binary_cross_entropy_with_logits(logits, score, weight=weight, reduction="none").sum(-1)
-    worth = 1.0 if worth is None else worth
-    overlap = (1 - generalized) * has * worth
-    return SetLoss((class_losses * worth).sum(), (distance * has * worth).sum(), overlap.sum())
+    part = 1.0 if worth is None else worth
+    overlap = (1 - generalized) * has * part
+    return SetLoss((class_losses * part).sum(), (distance * has * part).sum(), overlap.sum())

@@ -280,7 +280,8 @@ class _Run:
         times = self.processes.from_main(self.clock.lap(self.step, self.plan.global_batch))
         self.meet_every = max(1, min(self.config.log_every, int(_MEET / times["seconds_per_step"])))
         rates = self.trainer.learning_rates(self.step - 1)
-        self.record.line(self.step, {**means, "learning_rate": rates, **times})
+        sent = {"exchanged_bytes": self.trainer.gradients.nbytes} if self.processes.world > 1 else {}
+        self.record.line(self.step, {**means, "learning_rate": rates, **times, **sent})
         return f"loss {means['loss']:.4f}"
 
     def _look_around(self, preview_every: int) -> None:

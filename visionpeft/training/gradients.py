@@ -29,6 +29,11 @@ class GradientBuffer:
         for parameter, place in zip(parameters, layout.views(self.gradients), strict=True):
             parameter.grad = place
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a process gives to the others in a step, and all that it gives."""
+        return self.flat.nbytes
+
     def clear(self) -> None:
         """Begin a step."""
         self.flat.zero_()

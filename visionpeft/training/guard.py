@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from visionpeft.errors import ProcessError, VisionPeftError
 from visionpeft.training.checkpoint import CheckpointStore
@@ -36,7 +36,7 @@ _BEAT, _SILENT, _STILL = 1.0, 25.0, 45.0
 _GRACE = 5.0
 """Seconds that a process has to end by itself when the run has ended; and a launcher's signal waits for a reason."""
 
-_NONE = b"-"
+_NONE = "-"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Guard:
     def __init__(self, processes: Processes, output: Path) -> None:
         self._processes, self._output = processes, output
         self._left, self._asked = threading.Event(), 0.0
-        self._heard: dict[int, tuple[bytes, float]] = {}
+        self._heard: dict[int, tuple[str, float]] = {}
 
     def __enter__(self) -> Guard:
         if self._processes.world > 1:
@@ -80,7 +80,7 @@ class Guard:
     def _open(self) -> None:
         self._pulse = Pulse()
         self._store = _store(self._processes)
-        self._who = {rank: _Who(*who) for rank, who in enumerate(self._processes.gathered(list(_me())))}
+        self._who = dict(enumerate(self._processes.gathered(_me())))
         self._store.set(f"beat{self._processes.rank}", _NONE)
         if self._processes.main:
             self._store.set("ending", _NONE)
@@ -144,7 +144,7 @@ class Guard:
             return  # the store is gone with the main process
 
     def _has_left(self, rank: int) -> bool:
-        return self._who[rank].gone() or _done(self._store.get(f"beat{rank}"))
+        return self._who[rank].gone() or _done(self._store.get(f"beat{rank}").decode())
 
     def _watch(self) -> None:
         while not self._left.wait(_BEAT):
@@ -165,13 +165,13 @@ class Guard:
             _leave_at_once(ending.text if ending.rank == self._processes.rank else "", ending.status)
 
     def _written(self) -> _Ending | None:
-        found = self._store.get("ending")
+        found = self._store.get("ending").decode()
         return None if found == _NONE else _Ending(**json.loads(found))
 
     def _agreed(self, ending: _Ending) -> _Ending:
         """Write an ending where none is written yet; return the one that holds."""
         try:
-            held = self._store.compare_set("ending", _NONE.decode(), json.dumps(asdict(ending)))
+            held = self._store.compare_set("ending", _NONE, json.dumps(asdict(ending)))
         except RuntimeError:
             return ending  # the store is gone with the main process
         return _Ending(**json.loads(held))
@@ -180,8 +180,8 @@ class Guard:
         """What is wrong with another process, if anything is; agreed on with all."""
         now, signs = time.monotonic(), dict[int, dict[str, Any]]()
         for rank, who in self._who.items():
-            beat = self._store.get(f"beat{rank}")
-            if beat != self._heard.get(rank, (b"", 0.0))[0]:
+            beat = self._store.get(f"beat{rank}").decode()
+            if beat != self._heard.get(rank, ("", 0.0))[0]:
                 self._heard[rank] = (beat, now)
             if _done(beat):
                 continue
@@ -218,7 +218,8 @@ class _Who:
 
     def gone(self) -> bool:
         """Whether it is known to have ended; False for what runs where it cannot be seen."""
-        if (self.host, self.namespace) != _me()[:2]:
+        here = _me()
+        if (self.host, self.namespace) != (here.host, here.namespace):
             return False
         try:
             return psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE
@@ -229,9 +230,9 @@ class _Who:
         return f"pid {self.pid} on {self.host}"
 
 
-def _me() -> tuple[str, str, int]:
-    namespace = Path("/proc/self/ns/pid")
-    return socket.gethostname(), str(namespace.readlink()) if namespace.exists() else "", os.getpid()
+def _me() -> _Who:
+    namespace = Path("/proc/self/ns/pid")  # containers have numbers of their own
+    return _Who(socket.gethostname(), str(namespace.readlink()) if namespace.exists() else "", os.getpid())
 
 
 def _store(processes: Processes) -> TCPStore:
@@ -242,7 +243,7 @@ def _store(processes: Processes) -> TCPStore:
     return kept or TCPStore(host, port, None, False, patience, wait_for_workers=False)
 
 
-def _done(beat: bytes) -> bool:
+def _done(beat: str) -> bool:
     return beat != _NONE and bool(json.loads(beat)["done"])
 
 

@@ -101,7 +101,12 @@ class Trainer:
         self.gradients.note(out)
 
     def exchange(self) -> None:
-        """Sum gradients, losses and counts over the processes."""
+        """Sum gradients, losses and counts over the processes: one all-reduce of one buffer, and nothing else travels.
+
+        It is launched by itself, between the recordings of the micro-batches and of the step's end. An adapter's
+        gradients are small beside a step (docs/several-gpus.md), so that a backward pass cut into pieces to hide them
+        would cost more than it wins.
+        """
         if self.world > 1:
             torch.distributed.all_reduce(self.gradients.flat)
 
