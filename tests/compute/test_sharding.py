@@ -17,7 +17,7 @@ from transformers import ViTForImageClassification
 from tests.processes import run_together
 from tests.tiny import tiny_sdxl, tiny_vit
 from tests.tiny_speech import speech_settings, write_speech, write_whisper
-from tests.vision_place import classify_settings, write_base, write_pictures
+from tests.vision_place import classify_settings, detect_settings, write_base, write_pictures, write_scenes
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.manager import AdapterManager
 from visionpeft.adapters.spec import AdapterSpec, DoraSpec, FullSpec, LoraSpec
@@ -32,6 +32,7 @@ from visionpeft.run import JOBS, train
 from visionpeft.training.engine import fit
 
 pytestmark = pytest.mark.slow
+LORA = {"method": "lora", "rank": 2, "targets": "all-linear"}
 TRAIN = {"steps": 4, "batch_size": 4, "learning_rate": 1e-2, "ema": 0.9, "checkpoint_every": 2, "evaluate_every": 2,
          "log_every": 1}  # fmt: skip
 WORK = "import sys; from tests.compute.test_sharding import shared_out; shared_out(sys.argv[1])"
@@ -40,8 +41,7 @@ WORK = "import sys; from tests.compute.test_sharding import shared_out; shared_o
 def settings(place: Path) -> dict[str, dict[str, Any]]:
     """Settings of a run by name."""
     recomputing = TRAIN | {"gradient_checkpointing": True}
-    lora = {"method": "lora", "rank": 2, "targets": "all-linear"}
-    vit = classify_settings(place, base=str(place / "vit"), train=TRAIN, adapter=lora)
+    vit = classify_settings(place, base=str(place / "vit"), train=TRAIN, adapter=LORA)
     whisper = speech_settings(place, base=str(place / "whisper"), train=TRAIN)
     sdxl = {
         "task": "dreambooth", "base": str(place / "sdxl"), "train": TRAIN,
@@ -55,7 +55,7 @@ def settings(place: Path) -> dict[str, dict[str, Any]]:
     return {
         "vit": vit,
         "vit-recomputing": vit | {"train": recomputing},
-        "vit-dora": vit | {"adapter": lora | {"method": "dora"}},
+        "vit-dora": vit | {"adapter": LORA | {"method": "dora"}},
         "whisper": whisper,
         "whisper-recomputing": whisper | {"train": recomputing},
         "sdxl": sdxl,
@@ -75,6 +75,16 @@ class Lines(SilentProgress):
             file.write(line + "\n")
 
 
+def detectors(place: Path) -> dict[str, dict[str, Any]]:
+    """Settings of a run of each kind of detector."""
+    train = TRAIN | {"batch_size": 2, "learning_rate": 1e-3, "steps": 2}
+    return {
+        name: detect_settings(place, base=str(place / name), train=train, adapter=LORA)
+        | {"data": detect_settings(place / "scenes")["data"]}
+        for name in ("detr", "deformable_detr", "rt_detr")
+    }
+
+
 def shared_out(folder: str) -> None:
     """Make every run on a shared base, the first of each model in two parts; in each of two processes."""
     place, rank = Path(folder), os.environ["RANK"]
@@ -83,6 +93,9 @@ def shared_out(folder: str) -> None:
             changed = given["train"] | {"batch_size": 2, "steps": steps, "shard": "on"}
             said = Lines(place / "said" / f"{name}-{rank}")
             learn(given | {"train": changed, "output": str(place / "two" / name), "resume": "auto"}, said)
+    for name, given in detectors(place).items():
+        for shard in ("on", "off"):
+            learn(given | {"train": given["train"] | {"shard": shard}, "output": str(place / shard / name)})
     found = {name: try_out(place) for name, try_out in TRIED.items()}
     (place / f"tried-{rank}.json").write_text(json.dumps(found))
 
@@ -186,6 +199,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
     write_base(folder / "vit", "vit")
     write_pictures(folder / "pictures", {"red": 16, "green": 12, "blue": 8})
+    for name in ("detr", "deformable_detr", "rt_detr"):
+        write_base(folder / name, name)
+    write_scenes(folder / "scenes" / "pictures", 12)
     write_whisper(folder / "whisper")
     write_speech(folder / "speech", 32)
     tiny_sdxl().save_pretrained(folder / "sdxl")
@@ -235,6 +251,17 @@ def test_steps_figures_and_adapter_are_those_of_one_process(place: Path, two: Pa
         assert mine.specs == theirs.specs
         off, size = numbers(mine) - numbers(theirs), numbers(theirs)
         assert torch.linalg.vector_norm(off) <= 1e-5 * torch.linalg.vector_norm(size)
+
+
+@pytest.mark.parametrize("name", ["detr", "deformable_detr", "rt_detr"])
+def test_a_shared_detector_learns_as_a_whole_one(two: Path, name: str):
+    shared, whole = (two.parent / shard / name for shard in ("on", "off"))
+    for mine, theirs in zip(lines(shared, "train"), lines(whole, "train"), strict=True):
+        assert (mine["loss"], mine["gradient_norm"]) == pytest.approx(
+            (theirs["loss"], theirs["gradient_norm"]), rel=1e-5
+        )
+    one, other = (Adapter.load(run / "checkpoints" / "step_000002" / "adapter.safetensors") for run in (shared, whole))
+    assert torch.linalg.vector_norm(numbers(one) - numbers(other)) <= 1e-5 * torch.linalg.vector_norm(numbers(other))
 
 
 def tried(two: Path, name: str) -> Any:

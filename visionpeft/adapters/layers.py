@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from visionpeft.adapters.algebra import DIFF, bias_delta, delta, ia3_factor, scales_input
-from visionpeft.adapters.joined import frozen_weight, low_rank_linear
+from visionpeft.adapters.joined import FrozenWeight, frozen_weight, low_rank_linear
 from visionpeft.adapters.slots import SLOT, Active, Part, Slot, attribute
 from visionpeft.adapters.spec import DropoutSpec, LoraSpec, Spec, scale_of
 
