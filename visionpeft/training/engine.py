@@ -130,7 +130,8 @@ class _Run:
         for module in self.task.components.values():
             module.train()
         first = self.plan.micro(0)[0]
-        self.attention = attention_of(self.task, config, first, self.precision, accelerator, self.progress)
+        with self._explained("looking at the attention of a batch"):
+            self.attention = attention_of(self.task, config, first, self.precision, accelerator, self.progress)
 
     def _restore(self, begun: Checkpoint) -> None:
         require_same({"samples": begun.state["samples"]}, {"samples": self.plan.samples})
