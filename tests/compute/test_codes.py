@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from visionpeft.compute.codes import CODES, NF4, Nf4, pairs
+from visionpeft.compute.codes import CODES, NF4, Nf4, pair_table, pairs
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -54,10 +54,10 @@ def test_nf4_takes_the_nearest_value_for_its_scale():
 def test_nf4_is_what_bitsandbytes_reads():
     ours = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     whole, code = rows(64, 128), Nf4()
-    codes, blocks, scale, mean, values = code.encode(whole).values()
+    codes, blocks, scale, mean, table = code.encode(whole).values()
     most = code._most(blocks, scale, mean, whole.numel() // 64).view(-1)
     theirs = torch.ops.bitsandbytes.dequantize_4bit(codes.view(-1, 1), most, 64, "nf4", whole.shape, torch.float32)
-    assert torch.allclose(theirs, code.decode((codes, blocks, scale, mean, values), torch.float32).view(whole.shape))
+    assert torch.allclose(theirs, code.decode((codes, blocks, scale, mean, table), torch.float32).view(whole.shape))
     kept, state = ours.functional.quantize_4bit(whole, blocksize=64, compress_statistics=True, quant_type="nf4")
     again = ours.functional.dequantize_4bit(kept, state)
     assert (back("nf4", whole) - whole).square().mean() <= 1.01 * (again.double() - whole).square().mean()
@@ -99,12 +99,23 @@ def test_bytes_are_as_stated_and_a_row_of_zeros_stays_zero(name: str):
     whole[3] = 0
     code = CODES[name]
     stored = code.encode(whole)
-    kept = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
-    assert kept <= whole.numel() * code.bits / 8 + 4 * len(whole) + 72
+    kept = sum(tensor.numel() * tensor.element_size() for key, tensor in stored.items() if key != "table")
+    assert kept <= whole.numel() * code.bits / 8 + 4 * len(whole) + 8
     assert not any(tensor.is_floating_point() for key, tensor in stored.items() if key == "codes")
     assert not code.decode(tuple(stored.values()), torch.float32).view(whole.shape)[3].any()
 
 
 def test_two_codes_a_byte_come_in_order():
     codes = torch.tensor([0x0F, 0x70, 0xF0], dtype=torch.uint8)
-    assert pairs(codes, torch.tensor(NF4), torch.bfloat16).tolist() == [-1, 1, 0, -1, 1, -1]
+    assert pairs(codes, pair_table(torch.device("cpu")), torch.bfloat16).tolist() == [-1, 1, 0, -1, 1, -1]
+
+
+def test_a_block_of_zeros_beside_large_ones_keeps_its_signs_and_the_table_is_one():
+    whole = torch.ones(4, 128)
+    whole[0, :64] = 0.0
+    whole[0, 3] = 1e-3
+    stored = CODES["nf4"].encode(whole)
+    values = CODES["nf4"].decode(tuple(stored.values()), torch.float32).view(4, 128)
+    assert values[0, 3] >= 0
+    assert not values[0, :3].any()
+    assert stored["table"] is CODES["nf4"].encode(whole)["table"]

@@ -20,20 +20,16 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from visionpeft.compute.attention import SDPA, Backend, probe, xformers_attend
+from visionpeft.compute.attention import FORCED, SDPA, Backend, probe, xformers_attend
 from visionpeft.compute.recorded import Recorder
-from visionpeft.compute.thrift import AttentionName
 from visionpeft.errors import ConfigError, MissingExtraError, VisionPeftError
 from visionpeft.safefile import write_atomically
 
 if TYPE_CHECKING:
     from visionpeft.compute.attention import Attend
 
-OWN: AttentionName = "sdpa"
+OWN = "sdpa"
 """torch's own choice."""
-FORCED: dict[AttentionName, str] = {"flash": "sdpa flash", "cudnn": "sdpa cudnn", "efficient": "sdpa efficient",
-                                    "xformers": "xformers"}  # fmt: skip
-"""What ``train.attention`` may force -> its name among the backends that are probed."""
 _RUNS = 10
 _CLEARLY = 0.97
 """A kernel is preferred to torch's own choice where it takes at most this share of its time."""
@@ -146,7 +142,7 @@ def attending(name: str) -> AbstractContextManager[Any]:
 
 
 def _kernel(name: str) -> SDPBackend:
-    return getattr(SDPBackend, SDPA[FORCED[cast(AttentionName, name)]])
+    return getattr(SDPBackend, SDPA[FORCED[name]])
 
 
 def working(device: torch.device) -> dict[str, Backend]:

@@ -25,6 +25,9 @@ SDPA = {
 }
 """torch's own backends: our name -> the name in torch.nn.attention.SDPBackend."""
 
+FORCED = {"flash": "sdpa flash", "cudnn": "sdpa cudnn", "efficient": "sdpa efficient", "xformers": "xformers"}
+"""What ``train.attention`` may force -> its name among the backends."""
+
 
 @dataclass(frozen=True)
 class Backend:

@@ -6,6 +6,7 @@ control flow and never waits for the device.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -88,8 +89,8 @@ class Nf4:
     def encode(self, rows: Tensor) -> dict[str, Tensor]:
         """Return codes [n / 2] uint8, the first of two in the upper half, blocks [·, 256] int8, scale [·, 1], mean [1].
 
-        Scale and mean are float32, and so are NF4's values, which are kept with each layer so that nothing has to be
-        copied to the device later. n, the number of weights, must be a multiple of 64.
+        Scale and mean are float32, and so is the table of what two codes mean, which all layers on a device share. n,
+        the number of weights, must be a multiple of 64.
         """
         parts = rows.reshape(-1, BLOCK)
         most = parts.abs().amax(1)
@@ -97,36 +98,44 @@ class Nf4:
         apart = F.pad(most - mean, (0, -len(most) % _BLOCKS)).view(-1, _BLOCKS)
         scale = apart.abs().amax(1, keepdim=True).clamp_min(_TINY) / 127
         blocks = (apart / scale).round().to(torch.int8)
-        values = torch.tensor(NF4, device=rows.device)
+        blocks += mean + scale * blocks < 0  # no a_b is below 0: a step up from there is above
+        table = pair_table(rows.device)
+        values = table[:16, 1].contiguous()
         relative = parts / self._most(blocks, scale, mean, len(parts)).clamp_min(_TINY)
         nearest = torch.bucketize(relative, (values[1:] + values[:-1]) / 2, out_int32=True).to(torch.uint8).view(-1, 2)
         codes = nearest[:, 0] << 4 | nearest[:, 1]
-        return {"codes": codes, "blocks": blocks, "scale": scale, "mean": mean, "values": values}
+        return {"codes": codes, "blocks": blocks, "scale": scale, "mean": mean, "table": table}
 
     def decode(self, stored: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
         """Return ``a_b · NF4[Q]``, [blocks, 64]."""
-        codes, blocks, scale, mean, values = stored
-        parts = pairs(codes, values, dtype).view(-1, BLOCK)
+        codes, blocks, scale, mean, table = stored
+        parts = pairs(codes, table, dtype).view(-1, BLOCK)
         return scaled(parts, self._most(blocks, scale, mean, len(parts)), dtype)
 
     def _most(self, blocks: Tensor, scale: Tensor, mean: Tensor, count: int) -> Tensor:
-        """a_b as kept, [count, 1] float32; none is below 0."""
-        return (blocks * scale + mean).clamp_min(0).view(-1, 1)[:count]
+        """a_b as kept, [count, 1] float32."""
+        return torch.addcmul(mean, blocks, scale).view(-1, 1)[:count]
 
 
-def pairs(codes: Tensor, values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the values of codes, two a byte: one look into a table of 256 pairs, each pair read as one integer.
+@cache
+def pair_table(device: torch.device) -> Tensor:
+    """Return the two values that a byte of NF4's codes means, [256, 2] float32."""
+    values = torch.tensor(NF4, device=device)
+    return torch.stack((values[:, None].expand(16, 16), values.expand(16, 16)), -1).view(256, 2)
+
+
+def pairs(codes: Tensor, table: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the values of codes, two a byte: one look into a table of pairs, each pair read as one integer.
 
     Args:
         codes: [n / 2] uint8.
-        values: [16].
+        table: [256, 2].
         dtype: float16, bfloat16 or float32; others are made of float32.
     """
-    whole = dtype if dtype in (torch.float16, torch.bfloat16) else torch.float32
-    values = values.to(whole)
-    table = torch.stack((values[:, None].expand(16, 16), values.expand(16, 16)), -1).view(256, 2)
-    together = table.view(torch.int64 if whole is torch.float32 else torch.int32).view(256)
-    return together.index_select(0, codes.int()).view(whole).to(dtype)
+    half = dtype in (torch.float16, torch.bfloat16)
+    whole = table.to(dtype) if half else table
+    together = whole.view(torch.int32 if half else torch.int64).view(256)
+    return together.index_select(0, codes.int()).view(whole.dtype).to(dtype)
 
 
 def scaled(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -236,7 +236,7 @@ def quantize(models: Sequence[nn.Module], name: str, device: torch.device, dtype
     Raises:
         ConfigError: full tuning would change the weights, or no layer is large enough.
     """
-    found = Quantized(0, 0, 0, 0)
+    found, counted = Quantized(0, 0, 0, 0), set[int]()
     for model in models:
         _refuse_shifts(model, name)
         table: dict[nn.Module, Coded] = {}
@@ -244,7 +244,8 @@ def quantize(models: Sequence[nn.Module], name: str, device: torch.device, dtype
             weight = layer.get_parameter("weight")
             size = weight.numel() * (dtype or weight.dtype).itemsize
             table[layer] = new = coded(layer, name, device)
-            kept = sum(tensor.numel() * tensor.element_size() for tensor in new.stored())
+            kept = sum(tensor.nbytes for tensor in new.stored() if tensor.data_ptr() not in counted)
+            counted.update(tensor.data_ptr() for tensor in new.stored())
             layers, weights = found.layers + 1, found.weights + weight.numel()
             found = Quantized(layers, weights, found.before + size, found.after + kept)
             _free(layer)

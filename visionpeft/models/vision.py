@@ -71,7 +71,7 @@ class VisionBase:
     @property
     def dtype(self) -> torch.dtype:
         """The type of its weights, which its pixels take too."""
-        return next(self.model.parameters()).dtype
+        return next(parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> VisionBase:
         """Move the model and return self; adapters' masters stay float32."""

@@ -165,7 +165,8 @@ class _Run:
         for module in components:
             module.train()
         first = self.plan.micro(0)[0]
-        self.attention = attention_of(self.task, config, first, self.precision, accelerator, self.progress)
+        with self._explained("looking at the attention of a batch"):
+            self.attention = attention_of(self.task, config, first, self.precision, accelerator, self.progress)
 
     def _lay_out_steps(self) -> None:
         """Make the plan of batches and what makes steps, by the settings as they are."""
