@@ -11,7 +11,7 @@ CONFIG = "configs/classify_folder.yaml"
 def test_a_plan_is_told_and_its_lines_can_be_pasted(capsys):
     assert run(["plan", CONFIG, "train.batch_size=64", "--vram", "1.05GB", "--gpu", "RTX 4060"]) == 0
     out = capsys.readouterr().out
-    assert "NVIDIA GeForce RTX 4060, within 1.1 GiB; times reckoned from its published facts." in out
+    assert "NVIDIA GeForce RTX 4060, within 1.0 GiB; times reckoned from its published facts." in out
     assert "Assumed: the pictures cannot be read: 10 labels are assumed." in out
     lines = [line for line in out.splitlines() if line.startswith("train.")]
     pasted = [line for line in lines if ": " not in line]

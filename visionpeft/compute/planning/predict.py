@@ -184,7 +184,7 @@ def seconds_of(
     return total, times
 
 
-def predicted(trace: Trace, kept: Kept, rates: Rates, *, recorded: bool, accumulation: int) -> Prediction:
+def predicted(trace: Trace, kept: Kept, rates: Rates, *, recorded: bool, accumulation: int, inputs: int) -> Prediction:
     """Return what a run should take, from its rehearsal.
 
     Args:
@@ -202,7 +202,6 @@ def predicted(trace: Trace, kept: Kept, rates: Rates, *, recorded: bool, accumul
     seconds, times = seconds_of(trace, kept, rates, recorded=recorded, accumulation=accumulation)
     kernels: list[Kernel] = [k for k in trace.kernels if k.stage in STEP]
     context = (CONTEXT + (_RECORDED * len(kernels) if recorded else 0)) if cuda else 0
-    return Prediction(
-        phases_of(trace, kept, recorded=recorded, cuda=cuda), weights, max(0, before - weights - inputs), left, passing, context,
-        seconds, times, kept.passed,
-    )  # fmt: skip
+    phases = phases_of(trace, kept, recorded=recorded, cuda=cuda)
+    state = max(0, before - weights - inputs)
+    return Prediction(phases, weights, state, left, passing, context, seconds, times, kept.passed)
