@@ -87,7 +87,7 @@ def test_weights_and_what_trains_are_counted_to_the_byte(tmp_path):
     assert sum(found.weights.values()) == frozen + buffers
     # master, gradient and two moments of float32, with some numbers of the optimizer's own
     before, _, _ = kept_and_passing(found.trace.events)
-    assert before - frozen - buffers == pytest.approx(16 * trained, rel=0.1)
+    assert before - frozen - buffers - found.inputs == pytest.approx(16 * trained, rel=0.01)
 
 
 def model_of(config: RunConfig) -> torch.nn.Module:
@@ -103,7 +103,7 @@ def test_recomputing_keeps_less_and_computes_more(tmp_path):
     flops = [sum(kernel.flops for kernel in found.trace.at("backward")) for found in (plain, again)]
     forward = sum(kernel.flops for kernel in plain.trace.at("forward"))
     assert kept[1] < kept[0] / 3
-    assert flops[1] - flops[0] == pytest.approx(forward, rel=0.2)
+    assert 0.6 < (flops[1] - flops[0]) / forward <= 1  # the first and last layers are in no block
 
 
 def test_a_base_in_fewer_bits_is_smaller_and_made_whole_on_the_way(tmp_path):

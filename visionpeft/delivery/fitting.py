@@ -25,9 +25,7 @@ def fitted(config: RunConfig, progress: Progress) -> RunConfig:
 
     if best_device() != "cuda":
         if vram != "auto":
-            progress.say(
-                f"train.vram={vram} is of a GPU, and there is none here: settings stay, and nothing is capped."
-            )
+            progress.say(f"train.vram={vram}: no GPU is here, so nothing is capped and the settings stay as they are.")
         return config
     return _fitted_here(config, progress)
 

@@ -190,7 +190,12 @@ class _Search:
         kept = Kept(rehearsal.weights, rehearsal.blocks, train.memory.stream, train.memory.offload)
         recorded = machine.gpu is not None and train.record == "auto" and train.optimizer.name in ("adamw", "sgd")
         found = predicted(
-            rehearsal.trace, kept, machine.rates, recorded=recorded, accumulation=train.gradient_accumulation
+            rehearsal.trace,
+            kept,
+            machine.rates,
+            recorded=recorded,
+            accumulation=train.gradient_accumulation,
+            inputs=rehearsal.inputs,
         )
         needs = int(found.peak.reserved * (1 + _MARGIN)) + _SPARE + found.context
         return Candidate(dict(changes), found, needs, machine.memory is None or needs <= machine.memory)

@@ -125,7 +125,7 @@ def _classify(config: ClassifyRun, folder: Path) -> Shapes:
     reader: Any = Gray()
     pictures = LabelledPictures(labels, kind, examples, reader)
     splits = Splits(pictures, pictures.subset([]), pictures.subset([]))
-    data = config.data.model_copy(update={"workers": 0})
+    data = config.data.model_copy(update={"workers": 1})
     task = Classification(
         base, splits, data, config.adapter, Learning(config.loss, layer_decay=config.layer_decay),
         seed=config.train.seed,
@@ -173,7 +173,7 @@ def _detect(config: DetectRun, folder: Path) -> Shapes:
     scene = Scene("1.png", width, height, boxes, np.zeros(len(boxes), np.int64), path=path)
     scenes = LabelledScenes(labels, (scene,))
     splits = SceneSplits(scenes, scenes.subset([]), scenes.subset([]))
-    data = config.data.model_copy(update={"workers": 0})
+    data = config.data.model_copy(update={"workers": 1})
     task = Detection(
         base, splits, data, config.adapter, train_boxes=config.train_boxes, auxiliary=config.auxiliary_loss,
         seed=config.train.seed,
@@ -205,7 +205,7 @@ def _transcribe(config: TranscribeRun, folder: Path) -> Shapes:
     )  # fmt: skip
     utterances = Utterances((item,))
     splits = SpeechSplits(utterances, utterances.subset([]), utterances.subset([]))
-    data = config.data.model_copy(update={"workers": 0, "keep": False, "grouped": False})
+    data = config.data.model_copy(update={"workers": 1, "keep": False, "grouped": False})
     task = Transcription(base, splits, data, config.adapter, told, seed=config.train.seed)
     said = () if found else (f"the speech cannot be read: texts of {_WORDS} words are assumed.",)
     ask = _asking(config, lambda count: _heard(base, count))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -95,7 +95,8 @@ class _Rehearsing:
         self, task: Task, models: Mapping[str, nn.Module], config: TrainConfig, precision: Precision,
         pretend: Pretend, ledger: Ledger,
     ) -> None:  # fmt: skip
-        self.task, self.models, self.config, self.precision = task, models, config, precision
+        # a scale of the loss looks at values, and takes next to nothing
+        self.task, self.models, self.config, self.precision = task, models, config, replace(precision, scaled=False)
         self.pretend, self.ledger = pretend, ledger
         # accumulation repeats a micro-batch: nothing of it is new
         self.plan = BatchPlan(config.seed, task.samples(), config.batch_size, 1, 0, 1)

@@ -152,11 +152,13 @@ def kept_and_passing(events: Iterable[Event]) -> tuple[int, int, int]:
     """Return bytes before the step, what the forward pass leaves beside them, and the most beside both."""
     sizes: dict[int, int] = {}
     live = before = left = most = 0
+    begun = False
     for number, size, stage in events:
         if size:
             sizes[number] = size
         live += size or -sizes.pop(number, 0)
-        if stage not in STEP:
+        begun = begun or stage == "forward"
+        if not begun:
             before = live
         elif stage == "forward":
             left = live
@@ -182,7 +184,7 @@ def seconds_of(
     return total, times
 
 
-def predicted(trace: Trace, kept: Kept, rates: Rates, *, recorded: bool, accumulation: int) -> Prediction:
+def predicted(trace: Trace, kept: Kept, rates: Rates, *, recorded: bool, accumulation: int, inputs: int) -> Prediction:
     """Return what a run should take, from its rehearsal.
 
     Args:
@@ -191,6 +193,7 @@ def predicted(trace: Trace, kept: Kept, rates: Rates, *, recorded: bool, accumul
         rates: of the device.
         recorded: whether steps are recorded.
         accumulation: micro-batches of a step.
+        inputs: bytes of a micro-batch.
     """
     cuda = rates.apart
     events = placed(trace.events, kept)
@@ -199,7 +202,6 @@ def predicted(trace: Trace, kept: Kept, rates: Rates, *, recorded: bool, accumul
     seconds, times = seconds_of(trace, kept, rates, recorded=recorded, accumulation=accumulation)
     kernels: list[Kernel] = [k for k in trace.kernels if k.stage in STEP]
     context = (CONTEXT + (_RECORDED * len(kernels) if recorded else 0)) if cuda else 0
-    return Prediction(
-        phases_of(trace, kept, recorded=recorded, cuda=cuda), weights, max(0, before - weights), left, passing, context,
-        seconds, times, kept.passed,
-    )  # fmt: skip
+    phases = phases_of(trace, kept, recorded=recorded, cuda=cuda)
+    state = max(0, before - weights - inputs)
+    return Prediction(phases, weights, state, left, passing, context, seconds, times, kept.passed)

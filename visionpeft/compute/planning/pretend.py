@@ -7,9 +7,11 @@ device, is done here by the same lists of operations; and attention keeps what a
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -42,6 +44,7 @@ _HIGH: tuple[Callable[..., Any], ...] = (
 )  # fmt: skip
 """What autocast computes in float32."""
 
+_REMEMBERS = type(lru_cache(lambda: None))
 _MOVES = {Tensor.pin_memory: "cpu", Tensor.cpu: "cpu", Tensor.cuda: "cuda"}
 
 
@@ -187,6 +190,16 @@ def as_on(device: torch.device) -> Generator[None]:
     finally:
         for (holder, name, _), value in zip(places, before, strict=True):
             _put(holder, name, value)
+        _forget_results()
+
+
+def _forget_results() -> None:
+    """Let what the model libraries remember of calls go: positions without values would meet real tensors later."""
+    for found in gc.get_objects():
+        if isinstance(found, _REMEMBERS) and str(found.__module__).startswith(
+            ("transformers.models", "diffusers.models")
+        ):
+            found.cache_clear()
 
 
 def _put(holder: Any, name: str, value: Any) -> Any:
