@@ -129,8 +129,7 @@ class DreamBooth:
         self._prediction: PredictionType = prediction_type(self.base)
         self._encode_fixed()
         # what steps read stays where it is from now on: a recorded step finds it there
-        encodes = self._data.cache == "none" or self._data.crop == "random"
-        places.settle(*through, *(["vae"] if encodes else []))
+        places.settle(*through, *(["vae"] if self._data.cache == "none" else []))
         images = [picture.image for picture in self.pictures]
         self._watch = Watch(self.base, self.manager, self._data.instance, images, self._preview, self._score, context)
 
