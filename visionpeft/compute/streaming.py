@@ -115,7 +115,9 @@ class Streaming:
             return None
         size, stride, width = tuple(tensor.shape), tuple(tensor.stride()), tensor.element_size()
         last = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if tensor.numel() else -1
-        return Lookup(block, tensor.storage_offset() * width, Layout(size, stride, tensor.dtype, (1 + last) * width))
+        return Lookup(
+            block, int(tensor.storage_offset()) * width, Layout(size, stride, tensor.dtype, (1 + last) * width)
+        )
 
     def unpacked(self, kept: Lookup) -> Tensor:
         """Return, within a backward pass, the tensor that ``packed`` was given; it is there until the next block's."""

@@ -52,20 +52,16 @@ def encode_prompts(base: Base, prompts: Sequence[str], *, clip_skip: int = 0) ->
     Raises:
         ConfigError: clip_skip is negative or leaves no layer.
     """
-    with base.on_device(*base.text_encoders):
-        return _encoded(base, prompts, clip_skip)
-
-
-def _encoded(base: Base, prompts: Sequence[str], clip_skip: int) -> PromptStates:
     joined = base.family.name == "sdxl"
     hidden: list[Tensor] = []
     pooled: Tensor | None = None
     for name, encoder in base.text_encoders.items():
-        ids = token_ids(base, name, prompts)
-        out = _run(encoder, ids, clip_skip)
-        hidden.append(_states(encoder, out, clip_skip + 1 if joined else clip_skip, normalised=not joined))
-        if joined and hasattr(encoder, "text_projection"):
-            pooled = _pooled(encoder, out.last_hidden_state, ids, base.tokenizers[name].eos_token_id)
+        with base.on_device(name):
+            ids = token_ids(base, name, prompts)
+            out = _run(encoder, ids, clip_skip)
+            hidden.append(_states(encoder, out, clip_skip + 1 if joined else clip_skip, normalised=not joined))
+            if joined and hasattr(encoder, "text_projection"):
+                pooled = _pooled(encoder, out.last_hidden_state, ids, base.tokenizers[name].eos_token_id)
     return PromptStates(torch.cat(hidden, dim=-1), pooled)
 
 
