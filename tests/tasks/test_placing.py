@@ -1,99 +1,95 @@
-"""A base in few bits under every task: what is coded, what stays, and that runs go on and learn as ever."""
-
-from __future__ import annotations
-
-import math
-from pathlib import Path
-
 import pytest
 import torch
-from accelerate import Accelerator
-from torch import nn
 
-from tests.tasks.conftest import CPU, base_of
-from tests.training.test_resume import everything
-from tests.vision_place import classify_settings, detect_settings, write_base, write_pictures, write_scenes
-from visionpeft.adapters.coded import Coded
-from visionpeft.adapters.spec import FullSpec, LoraSpec
+from visionpeft.compute import residence
 from visionpeft.compute.thrift import MemoryConfig, Thrift
-from visionpeft.config import config_from
-from visionpeft.delivery import classification, detection
-from visionpeft.errors import ConfigError
-from visionpeft.progress import RecordingProgress, SilentProgress
-from visionpeft.tasks.dreambooth import DreamBooth
-from visionpeft.tasks.dreambooth_settings import DreamBoothData
-from visionpeft.training.engine import fit
-from visionpeft.training.settings import TrainConfig
-from visionpeft.training.task import Context
+from visionpeft.models import prompts
+from visionpeft.tasks.dreambooth_settings import PreviewConfig
 
-UNET = LoraSpec(rank=2, targets={"unet": "attention"})
-BOTH = LoraSpec(rank=2, targets={"unet": "attention", "text_encoder": "attention.q"})
+from .conftest import BOTH, PRIOR, TAUGHT, UNET, Lines, base_of, step
+
+WATCHED = PreviewConfig(every=1, prompts=("a photo of sks robot",), seeds=(0,), steps=1)
 
 
-def coded(model: nn.Module) -> int:
-    return sum(isinstance(module, Coded) for module in model.modules())
+@pytest.fixture
+def small(monkeypatch):
+    """A device with no room for all of a base's models."""
+    monkeypatch.setattr(residence, "free_memory", lambda device: 1)
 
 
-def dreambooth(photos: Path, adapter=UNET) -> DreamBooth:
-    data = DreamBoothData.model_validate({"instance": {"images": photos, "prompt": "a photo of sks robot"}})
-    return DreamBooth(base_of("sd1"), data, adapter)
+def seen_at(task_base, log, monkeypatch):
+    """Write down which models are there whenever one of them works."""
+    for name, model in (("unet", task_base.unet), *task_base.text_encoders.items()):
+        model.register_forward_pre_hook(lambda *_, name=name: log.add((name, frozenset(task_base.places.here))))
+        inner = getattr(model, "text_model", None)
+        if inner is not None:
+            inner.register_forward_pre_hook(lambda *_, name=name: log.add((name, frozenset(task_base.places.here))))
+    for name in ("encode", "decode"):
+        work = getattr(task_base.vae, name)
+
+        def watched(*args, work=work, **kwargs):
+            log.add(("vae", frozenset(task_base.places.here)))
+            return work(*args, **kwargs)
+
+        monkeypatch.setattr(task_base.vae, name, watched)
 
 
-@pytest.mark.parametrize("code", ["fp8", "int8", "nf4"])
-def test_what_a_step_goes_through_is_coded_and_the_rest_stays(photos: Path, tmp_path: Path, code: str):
-    said = RecordingProgress(SilentProgress())
-    for adapter, encoders in ((UNET, 0), (BOTH, 12)):
-        task = dreambooth(photos, adapter)
-        thrift = Thrift(memory=MemoryConfig(base=code))
-        task.prepare(Context(Accelerator(cpu=True), CPU, torch.bfloat16, 0, 1, 0, tmp_path, said, thrift))
-        assert coded(task.base.unet) > 30
-        assert coded(task.base.text_encoders["text_encoder"]) == encoders
-        assert coded(task.base.vae) == 0
-        assert task.base.unet.dtype == torch.bfloat16
-    assert f"layers of the base are kept in {code}" in said.lines[0]
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_every_phase_has_its_models_and_no_others(make, monkeypatch, name):
+    base, log, lines = base_of(name), set(), Lines()
+    seen_at(base, log, monkeypatch)
+    task = make(base, UNET, prior=PRIOR, preview=WATCHED, progress=lines)
+    assert ("vae", frozenset({"vae"})) in log  # encoding pictures: the UNet is gone
+    assert ("unet", frozenset({"unet"})) in log  # class pictures: the texts and the VAE are gone
+    texts = {(who, here - {"unet"}) for who, here in log if who.startswith("text")}
+    assert {(name, frozenset({name})) for name in base.text_encoders} <= texts
+    assert base.places.here == {"unet"}
+    assert any("each is there while needed" in line for line in lines.said)
+    log.clear()
+    step(task).loss_sum.backward()
+    assert {here for _, here in log} == {frozenset({"unet"})}
+    log.clear()
+    task.preview(0)
+    assert ("vae", frozenset({"unet", "vae"})) in log
+    assert base.places.here == {"unet"}
 
 
-def test_full_tuning_says_what_to_set(photos: Path, tmp_path: Path):
-    train = TrainConfig(steps=1, memory=MemoryConfig(base="nf4"))
-    with pytest.raises(ConfigError, match=r"train\.memory\.base: full tuning"):
-        fit(dreambooth(photos, FullSpec(targets={"unet": "attention"})), train, tmp_path / "run")
+@pytest.mark.usefixtures("small")
+def test_what_trains_stays_on_the_device(make):
+    assert make(adapter=BOTH).base.places.here == {"unet", "text_encoder"}
+    assert make(adapter=UNET, cache="none").base.places.here == {"unet", "vae"}
 
 
-def test_a_run_in_4_bits_goes_on_bit_equal(photos: Path, tmp_path: Path):
-    train = TrainConfig(steps=4, batch_size=2, learning_rate=1e-3, checkpoint_every=2, memory=MemoryConfig(base="nf4"))
-    fit(dreambooth(photos), train, tmp_path / "straight")
-    fit(dreambooth(photos), train.model_copy(update={"steps": 2}), tmp_path / "parted")
-    fit(dreambooth(photos), train, tmp_path / "parted", resume="auto")
-    assert everything(tmp_path / "parted", 4) == everything(tmp_path / "straight", 4)
+@pytest.mark.parametrize("prior", [PRIOR, TAUGHT])
+def test_phases_change_no_bit(make, monkeypatch, prior):
+    plain = make(prior=prior, adapter=BOTH)
+    monkeypatch.setattr(residence, "free_memory", lambda device: 1)
+    moved = make(prior=prior, adapter=BOTH)
+    assert moved.base.places.moves
+    for number in range(2):
+        one, two = (step(task, number).loss_sum for task in (plain, moved))
+        assert torch.equal(one, two)
 
 
-def test_a_run_may_go_on_with_another_base(photos: Path, tmp_path: Path):
-    train = TrainConfig(steps=2, batch_size=2, learning_rate=1e-3)
-    fit(dreambooth(photos), train, tmp_path / "run")
-    other = train.model_copy(update={"steps": 3, "memory": MemoryConfig(base="int8")})
-    assert fit(dreambooth(photos), other, tmp_path / "run", resume="auto").steps == 3
+def test_levers_are_pulled_on_all_that_the_loss_goes_through(make, monkeypatch):
+    plain, lines = make(adapter=BOTH), Lines()
+    monkeypatch.setattr("tests.tasks.conftest.Thrift", lambda _: Thrift(0.5, MemoryConfig(stream=0.7, offload=0.5)))
+    lean = make(adapter=BOTH, progress=lines)
+    assert [line.split(":")[0] for line in lines.said[:2]] == ["unet", "text_encoder"]
+    for number in range(2):
+        outs = [step(task, number) for task in (plain, lean)]
+        assert torch.equal(outs[0].loss_sum, outs[1].loss_sum)
+        for out in outs:
+            out.loss_sum.backward()
+    grads = [[p.grad for group in task.trainable().values() for p in group] for task in (plain, lean)]
+    assert all(map(torch.equal, *grads))
+    words = make(adapter={"text_encoder": UNET.model_copy(update={"targets": "attention"})}, progress=lines)
+    assert set(words.components) == {"text_encoder"}
+    assert sum(line.startswith("unet:") for line in lines.said) == 2
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("vision")
-
-
-@pytest.mark.parametrize("kind", ["vit", "detr"])
-def test_vision_in_few_bits_learns_and_goes_on_bit_equal(place: Path, tmp_path: Path, kind: str):
-    folder = place / kind
-    write_base(folder / "base", kind)
-    if kind == "vit":
-        write_pictures(folder / "pictures", {"red": 16, "green": 12, "blue": 8})
-    else:
-        write_scenes(folder / "pictures", 16)
-    settings, build = (classify_settings, classification.build) if kind == "vit" else (detect_settings, detection.build)
-    given = settings(folder)
-    config = config_from({**given, "train": {**given["train"], "memory": {"base": "int8"}}})
-    task = build(config)
-    assert math.isfinite(fit(task, config.train, tmp_path / "straight").history[-1][task.metric])
-    assert coded(task.base.model) > 8
-    fit(build(config), config.train.model_copy(update={"steps": 2}), tmp_path / "parted")
-    fit(build(config), config.train, tmp_path / "parted", resume="auto")
-    mine, theirs = (everything(tmp_path / run, 4)[0] for run in ("parted", "straight"))
-    assert mine == theirs
+def test_prompts_are_encoded_where_the_models_are_brought(make):
+    task = make()
+    states = prompts.encode_prompts(task.base, ["a photo"])
+    assert states.hidden.device == task.base.device

@@ -60,7 +60,9 @@ class Lane:
         with torch.cuda.stream(self._stream):
             for target, source in pairs:
                 target.copy_(source, non_blocking=True)
-            return self._stream.record_event()
+            copied = torch.cuda.Event()
+            copied.record(self._stream)
+            return copied
 
     def wait(self, copied: torch.cuda.Event | None) -> None:
         """Let all that is launched from now on wait for a copy."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -151,7 +151,9 @@ class _Thrifty:
         def unpack(kept: Any) -> Tensor:
             if isinstance(kept, Tensor):
                 return kept
-            return streaming.unpacked(kept) if isinstance(kept, Lookup) and streaming is not None else kept()
+            if isinstance(kept, Lookup) and streaming is not None:
+                return streaming.unpacked(kept)
+            return cast(Callable[[], Tensor], kept)()
 
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
             yield

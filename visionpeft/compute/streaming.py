@@ -115,7 +115,9 @@ class Streaming:
             return None
         size, stride, width = tuple(tensor.shape), tuple(tensor.stride()), tensor.element_size()
         last = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if tensor.numel() else -1
-        return Lookup(block, tensor.storage_offset() * width, Layout(size, stride, tensor.dtype, (1 + last) * width))
+        return Lookup(
+            block, int(tensor.storage_offset()) * width, Layout(size, stride, tensor.dtype, (1 + last) * width)
+        )
 
     def unpacked(self, kept: Lookup) -> Tensor:
         """Return, within a backward pass, the tensor that ``packed`` was given; it is there until the next block's."""
@@ -129,8 +131,9 @@ class Streaming:
         if backward and not self._ending:
             _ENGINE.queue_callback(self._end)
         self._ending = backward
-        if block == self._current and block in self._held:
+        if block == self._current and backward and block in self._held:
             return self._held.index(block)
+        self._drop_changed()
         self._following[self._before, self._current] = block
         self._before, self._current = self._current, block
         expected = self._expected(len(self._slots) - 1 if backward or torch.is_grad_enabled() else 1)
@@ -139,6 +142,7 @@ class Streaming:
             if each not in self._held:
                 self._send(each, wanted)
         slot = self._held.index(block)
+        self._needed(slot)
         self._lane.wait(self._copied[slot])
         return slot
 
@@ -154,11 +158,26 @@ class Streaming:
         return found
 
     def _send(self, block: int, wanted: set[int]) -> None:
-        """Copy a block into a slot that holds none of the wanted ones."""
-        slot = next(n for n, held in enumerate(self._held) if held not in wanted)
+        """Copy a block into the slot that was needed longest ago, of those that hold none of the wanted ones."""
+        slot = next(n for n in self._order if self._held[n] not in wanted)
+        self._needed(slot)
         home = self._homes[block]
         self._copied[slot] = self._lane.copy([(self._slots[slot][: len(home)], home)])
         self._held[slot] = block
+        self._written[slot] = self._writes(block)
+
+    def _drop_changed(self) -> None:
+        """Forget what has been written to since it was copied, as when adapters are merged."""
+        for slot, held in enumerate(self._held):
+            if held is not None and self._writes(held) != self._written[slot]:
+                self._held[slot] = None
+
+    def _writes(self, block: int) -> int:
+        return sum(piece.tensor._version for piece in self._pieces[block])
+
+    def _needed(self, slot: int) -> None:
+        self._order.remove(slot)
+        self._order.append(slot)
 
     def _end(self) -> None:
         """Leave nothing on its way when a backward pass ends: what was recorded has to begin and end with nothing."""
@@ -167,6 +186,8 @@ class Streaming:
 
     def _forget(self) -> None:
         self._held: list[int | None] = [None for _ in self._slots]
+        self._written = [0 for _ in self._slots]
+        self._order = list(range(len(self._slots)))  # from the one that was needed longest ago
         self._copied: list[torch.cuda.Event | None] = [None for _ in self._slots]
         self._before: int | None = None
         self._current: int | None = None

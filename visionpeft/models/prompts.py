@@ -52,8 +52,7 @@ def encode_prompts(base: Base, prompts: Sequence[str], *, clip_skip: int = 0) ->
     Raises:
         ConfigError: clip_skip is negative or leaves no layer.
     """
-    with base.on_device(*base.text_encoders):
-        return encode_ids(base, prompt_ids(base, prompts), clip_skip=clip_skip)
+    return encode_ids(base, prompt_ids(base, prompts), clip_skip=clip_skip)
 
 
 def prompt_ids(base: Base, prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -71,21 +70,22 @@ def encode_ids(base: Base, ids_of: Mapping[str, Tensor], *, clip_skip: int = 0) 
     hidden: list[Tensor] = []
     pooled: Tensor | None = None
     for name, encoder in base.text_encoders.items():
-        ids = ids_of[name]
-        out = _run(encoder, ids, clip_skip)
-        hidden.append(_states(encoder, out, clip_skip + 1 if joined else clip_skip, normalised=not joined))
-        if joined and hasattr(encoder, "text_projection"):
-            pooled = _pooled(encoder, out.last_hidden_state, ids, base.tokenizers[name].eos_token_id)
+        with base.on_device(name):
+            ids = ids_of[name]
+            out = _run(encoder, ids, clip_skip)
+            hidden.append(_states(encoder, out, clip_skip + 1 if joined else clip_skip, normalised=not joined))
+            if joined and hasattr(encoder, "text_projection"):
+                pooled = _pooled(encoder, out.last_hidden_state, ids, base.tokenizers[name].eos_token_id)
     return PromptStates(torch.cat(hidden, dim=-1), pooled)
 
 
 def token_ids(base: Base, encoder: str, prompts: Sequence[str]) -> Tensor:
-    """Token ids [B, 77] of prompts for one text encoder, on its device; trained words of several rows written out."""
+    """Token ids [B, 77] of prompts for one text encoder, on the base's device; trained words of several rows written out."""
     tokenizer = base.tokenizers[encoder]
     texts = [spell(prompt, tokenizer) for prompt in prompts]
     length = _length(tokenizer)
     found = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return found.input_ids.to(next(base.text_encoders[encoder].parameters()).device)
+    return found.input_ids.to(base.device)
 
 
 def _length(tokenizer: Any) -> int:

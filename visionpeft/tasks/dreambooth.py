@@ -130,8 +130,7 @@ class DreamBooth:
         self._prediction: PredictionType = prediction_type(self.base)
         self._encode_fixed()
         # what steps read stays where it is from now on: a recorded step finds it there
-        encodes = self._data.cache == "none" or self._data.crop == "random"
-        places.settle(*through, *(["vae"] if encodes else []))
+        places.settle(*through, *(["vae"] if self._data.cache == "none" else []))
         join_products(self.base.unet, context)
         moving = self._prompts()[: self._moving]
         self._moving_ids = prompt_ids(self.base, moving) if moving else {}

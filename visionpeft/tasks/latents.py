@@ -127,8 +127,9 @@ class Latents:
         picture = self._pictures[index]
         vae = self._base.vae
         values = pixels(seen(picture.image, view)).unsqueeze(0)
+        size = values.shape[-2], values.shape[-1]
         exactly = torch.autocast(self._base.device.type, enabled=False)
-        with self._base.on_device("vae"), in_float32(vae), exactly, tiled(vae, (values.shape[-2], values.shape[-1])):
+        with self._base.on_device("vae"), in_float32(vae), exactly, tiled(vae, "encode", size):
             distribution = vae.encode(values.to(vae.device)).latent_dist
         scale = vae.config.scaling_factor
         moments = Moments(distribution.mean[0] * scale, distribution.std[0] * scale)
