@@ -46,15 +46,21 @@ def _tokenizer(*, multilingual: bool, seconds: int) -> WhisperTokenizerFast:
 
 
 def new_whisper(
-    *, multilingual: bool = True, seed: int = 0, tokens: int = 64, seconds: int = SECONDS, std: float = 0.15
+    *,
+    multilingual: bool = True,
+    seed: int = 0,
+    tokens: int = 64,
+    seconds: int = SECONDS,
+    std: float = 0.15,
+    layers: tuple[int, int] = (2, 2),
 ) -> WhisperForConditionalGeneration:
     """A tiny Whisper."""
     tokenizer = _tokenizer(multilingual=multilingual, seconds=seconds)
     ids = tokenizer.get_vocab()
     end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
     config = WhisperConfig(
-        vocab_size=len(tokenizer), d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=80,
+        vocab_size=len(tokenizer), d_model=32, encoder_layers=layers[0], decoder_layers=layers[1],
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=80,
         max_source_positions=seconds * 50, max_target_positions=tokens, pad_token_id=end, bos_token_id=end,
         eos_token_id=end, decoder_start_token_id=start, begin_suppress_tokens=None,
     )  # fmt: skip
@@ -88,9 +94,9 @@ def tiny_whisper(folder: Path, **more: object) -> SpeechBase:
     return load_speech(write_whisper(folder, **more))  # pyright: ignore[reportArgumentType]
 
 
-def whole_whisper(seed: int = 0, *, multilingual: bool = False) -> SpeechBase:
+def whole_whisper(seed: int = 0, *, multilingual: bool = False, layers: tuple[int, int] = (2, 2)) -> SpeechBase:
     """A tiny Whisper that hears 30 seconds as all published ones do, and no folder of it."""
-    model = new_whisper(multilingual=multilingual, seed=seed, seconds=30, std=0.3)
+    model = new_whisper(multilingual=multilingual, seed=seed, seconds=30, std=0.3, layers=layers)
     words = _tokenizer(multilingual=multilingual, seconds=30)
     return SpeechBase(model, words, WHISPER, "tiny-whisper", "", WhisperFeatureExtractor())
 

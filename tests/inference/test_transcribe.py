@@ -18,6 +18,7 @@ from visionpeft.errors import AdapterError, ConfigError, DataError, OutputError
 from visionpeft.inference import transcribe_model
 from visionpeft.inference.transcribe import Job, Windows, listed, output_names, run_transcribe, transcribe
 from visionpeft.inference.transcribe_model import WhisperEars, open_ears, open_speech_model
+from visionpeft.models.manage import manage
 
 TALKS = [talk(seed, seconds) for seed, seconds in enumerate((70.0, 12.0, 33.0, 95.0, 28.0))]
 
@@ -104,6 +105,18 @@ def test_tokens_are_those_of_a_plain_loop(multilingual):
     found = WhisperEars(base, language="mr" if multilingual else None).heard(clips, timestamps=False)
     assert [list(one.ids) for one in found] == [greedy(base, clip, prompt) for clip in clips]
     assert found[0].text([base.tokenizer.convert_tokens_to_ids("a")]) == "a"
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_decoder_shorter_than_the_encoder_writes_too(beams):
+    base, clip = whole_whisper(1, layers=(3, 1)), noise(1, 2.0)
+    manager = manage(base)
+    assert manager.add("a", LoraSpec(rank=1, targets="attention.q")).modules == {"model": 5}
+    (found,) = WhisperEars(base, beams=beams).heard([clip], timestamps=False)
+    assert found.ids
+    if beams == 1:
+        prompt = base.tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", "<|notimestamps|>"])
+        assert list(found.ids) == greedy(base, clip, prompt)
 
 
 def test_timestamps_come_in_pairs_and_in_order():
