@@ -80,7 +80,7 @@ def encode_ids(base: Base, ids_of: Mapping[str, Tensor], *, clip_skip: int = 0) 
 
 
 def token_ids(base: Base, encoder: str, prompts: Sequence[str]) -> Tensor:
-    """Token ids [B, 77] of prompts for one text encoder, on the base's device; trained words of several rows written out."""
+    """Token ids [B, 77] of prompts for one text encoder, where the base computes; words of several rows written out."""
     tokenizer = base.tokenizers[encoder]
     texts = [spell(prompt, tokenizer) for prompt in prompts]
     length = _length(tokenizer)
