@@ -54,7 +54,8 @@ def _term(layer: nn.Module, x: Tensor) -> LoraTerm | None:
 
 def _joinable(terms: Sequence[LoraTerm]) -> bool:
     alike = len({(term.scale, term.dtype, term.base.weight.dtype) for term in terms}) == 1
-    if not alike or any(term.base.bias is not None for term in terms):
+    biases: list[Tensor | None] = [term.base.bias for term in terms]
+    if not alike or any(bias is not None for bias in biases):
         return False
     return all(_follows(one.base.weight, other.base.weight) for one, other in pairwise(terms))
 
