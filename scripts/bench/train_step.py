@@ -20,7 +20,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,18 +112,23 @@ def _cast_in_each_layer(task: Any) -> list[Any]:
     return [patch.object(Branch, "takes_copies", new=False)]
 
 
+def _nothing(model: Any) -> None:
+    """What a lever that is not pulled does to a model."""
+    del model
+
+
 def _channels_first(task: Any) -> list[Any]:
     from visionpeft.tasks import placing
 
     del task
-    return [patch.object(placing, "channels_last", lambda model: None)]
+    return [patch.object(placing, "channels_last", _nothing)]
 
 
 def _apart(task: Any) -> list[Any]:
     from visionpeft.tasks import placing
 
     del task
-    return [patch.object(placing, "join_attention", lambda model: 0)]
+    return [patch.object(placing, "join_attention", _nothing)]
 
 
 def _parameter_by_parameter(task: Any) -> list[Any]:
@@ -144,7 +149,7 @@ LEVERS: dict[str, Callable[[Any], list[Any]]] = {
 
 
 @contextmanager
-def without(levers: Sequence[str], task: Any) -> Iterator[None]:
+def without(levers: Sequence[str], task: Any) -> Generator[None]:
     """Train without these levers within the context."""
     with ExitStack() as stack:
         for lever in levers:
@@ -293,7 +298,9 @@ def one_cell(options: argparse.Namespace) -> None:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.bench.train_step", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench.train_step", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made")
     parser.add_argument("--minutes", type=float, default=8.0, help="begin no further cell after so long")
     parser.add_argument("--part", default="", help="only cells that have this in their name")

@@ -176,13 +176,14 @@ class WhisperStep:
     def __init__(self, batch: int, *, tiny: bool) -> None:
         from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-        small = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
-                 "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}  # fmt: skip
-        full = {"d_model": 768, "encoder_layers": 12, "decoder_layers": 12, "encoder_attention_heads": 12,
-                "decoder_attention_heads": 12, "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072}  # fmt: skip
+        width, depth, heads = (32, 2, 2) if tiny else (768, 12, 12)
+        config = WhisperConfig(
+            d_model=width, encoder_layers=depth, decoder_layers=depth, encoder_attention_heads=heads,
+            decoder_attention_heads=heads, encoder_ffn_dim=4 * width, decoder_ffn_dim=4 * width,
+        )  # fmt: skip
         torch.manual_seed(0)
         with torch.device(DEVICE):
-            self.model = WhisperForConditionalGeneration(WhisperConfig(**(small if tiny else full)))
+            self.model = WhisperForConditionalGeneration(config)
         self._size = batch
         self.manager = manage(self.model)
         self.manager.add("speech", LoraSpec(rank=RANK, alpha=RANK, targets="attention"))

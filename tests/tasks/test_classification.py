@@ -337,3 +337,29 @@ def test_balanced_draws_show_every_class_equally_often(place: Path):
         named = task.files(positions(count))
         labels = [name.removesuffix(".png").rstrip("0123456789") for name in named]
         assert [labels.count(label) for label in ("blue", "green", "red")] == shown.tolist()
+
+
+class Watched(Classification):
+    """Notes whether its losses are computed under autocast, and what they are."""
+
+    def loss(self, batch, rng):
+        out = super().loss(batch, rng)
+        cast = torch.is_autocast_enabled("cpu")
+        self.heard = [*getattr(self, "heard", []), (cast, float(out.loss_sum.detach() / out.count))]
+        return out
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "loha", "vpt", "probe", "full"])
+def test_half_precision_learns_the_same_and_needs_autocast_for_full_tuning_alone(
+    place: Path, tmp_path: Path, method: str
+):
+    config, losses = configured(place, adapter={"method": method}), {}
+    for precision in ("fp32", "bf16"):
+        task = build(config)
+        task.__class__ = Watched
+        changes = {"steps": 3, "evaluate_every": 0, "precision": precision}
+        fit(task, config.train.model_copy(update=changes), tmp_path / precision)
+        assert {cast for cast, _ in task.heard} == {precision == "bf16" and method == "full"}
+        losses[precision] = [loss for _, loss in task.heard]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.03)
+    assert losses["bf16"] != losses["fp32"]

@@ -237,3 +237,16 @@ def test_validation_is_spread_over_all(place: Path):
 def test_texts_are_compared_as_their_language_asks(place: Path):
     for more, language in (({}, "mr"), ({"translate": True}, "en"), ({"report": {"language": "de"}}, "de")):
         assert build(configured(place, **more))._report.language == language
+
+
+@pytest.mark.parametrize("adapter", [{"method": "lora", "rank": 2}, {"method": "prompt"}], ids=["lora", "prompt"])
+def test_half_precision_learns_the_same_without_autocast(place: Path, tmp_path: Path, adapter: dict[str, Any]):
+    found = {}
+    for precision in ("fp32", "bf16"):
+        config = configured(place, adapter=adapter)
+        task = build(config)
+        fit(task, config.train.model_copy(update={"precision": precision, "evaluate_every": 0}), tmp_path / precision)
+        assert not task.autocast
+        found[precision] = losses(tmp_path / precision)
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.03)
+    assert found["bf16"] != found["fp32"]

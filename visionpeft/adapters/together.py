@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ def _term(layer: nn.Module, x: Tensor) -> LoraTerm | None:
 
 
 def _joinable(terms: Sequence[LoraTerm]) -> bool:
-    if any(type(term.base) is not nn.Linear or term.base.bias is not None for term in terms):
+    if any(type(term.base) is not nn.Linear or cast(Tensor | None, term.base.bias) is not None for term in terms):
         return False
     alike = len({(term.scale, term.dtype, _weight(term).dtype) for term in terms}) == 1
     return alike and all(_follows(_weight(one), _weight(other)) for one, other in pairwise(terms))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -66,6 +67,6 @@ def compiled(blocks: Iterable[nn.Module]) -> Generator[None]:
             block._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage]
 
 
-def as_written() -> torch.compiler.set_stance:
+def as_written() -> AbstractContextManager[None]:
     """Return the context in which compiled blocks compute as they are written: other shapes are not worth compiling."""
-    return torch.compiler.set_stance("force_eager")
+    return cast(Any, torch.compiler).set_stance("force_eager")

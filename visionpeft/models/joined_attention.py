@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ def join_attention(model: nn.Module) -> int:
     Only attention that torch's own function computes is joined, and does the same as before. The model has to be where
     it stays: a move parts the weights, and then they are multiplied one by one again.
     """
-    joined = [part for part in model.modules() if _plain(part) and adjoin(_readers(part))]
+    joined: list[Any] = [part for part in model.modules() if _plain(part) and adjoin(_readers(part))]
     for part in joined:
         part.set_processor(JoinedAttention())
     return len(joined)
@@ -31,7 +31,7 @@ def _readers(attention: Any) -> list[nn.Module]:
 
 def _plain(attention: Any) -> bool:
     """Whether a module is attention, by torch's own function, with nothing but projections around it."""
-    if not isinstance(attention, Attention) or type(attention.processor) is not AttnProcessor2_0:
+    if not isinstance(attention, Attention) or type(cast(Any, attention.processor)) is not AttnProcessor2_0:
         return False
     extras = (attention.group_norm, attention.spatial_norm, attention.norm_q, attention.norm_k, attention.norm_cross)
     whole = attention.rescale_output_factor == 1.0 and not attention.residual_connection
@@ -57,6 +57,6 @@ class JoinedAttention:
         else:
             query = attn.to_q(hidden_states)
             key, value = outputs((attn.to_k, attn.to_v), encoder_hidden_states)
-        heads = [states.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for states in (query, key, value)]
-        found = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in (query, key, value))
+        found = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         return attn.to_out[1](attn.to_out[0](found))

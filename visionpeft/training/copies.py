@@ -50,7 +50,7 @@ class Copies:
         """Add what has come to the copies to a buffer of all masters' gradients, and forget it."""
         came = [(place, copy.grad) for copy, place in self._pairs if copy.grad is not None]
         if missing := [place for copy, place in self._pairs if copy.grad is None]:
-            torch._foreach_zero_(missing)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_zero_(missing)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
         if came:
             places, found = zip(*came, strict=True)
             torch._foreach_copy_(places, found)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
