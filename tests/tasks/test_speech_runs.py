@@ -49,7 +49,8 @@ def configured(place: Path, **changes: Any) -> TranscribeRun:
 
 def prepared(config: TranscribeRun, folder: Path, dtype: torch.dtype | None = None) -> Transcription:
     task = build(config)
-    task.prepare(Context(Accelerator(cpu=True), CPU, dtype, 0, 1, config.train.seed, folder, SILENT))
+    seed, whole = config.train.seed, config.train.global_batch(1)
+    task.prepare(Context(Accelerator(cpu=True), CPU, dtype, 0, 1, seed, folder, SILENT, global_batch=whole))
     return task
 
 
