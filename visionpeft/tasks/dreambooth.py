@@ -115,6 +115,7 @@ class DreamBooth:
 
         Raises:
             DataError: a picture or folder cannot be used.
+            ConfigError: the base is shared out, and pictures of several shapes go through it apart.
         """
         models: dict[str, nn.Module] = {"unet": self.base.unet, "vae": self.base.vae, **self.base.text_encoders}
         place(models, self.components, context, context.dtype or torch.float32)
@@ -124,6 +125,8 @@ class DreamBooth:
         if self._data.prior:
             kept = self._load(self._class_paths(context), context.progress)
             sources.append(self._latents(kept, "class pictures", context))
+        if context.sharding is not None:
+            _require_one_shape(sources)
         kinds = len(self._data.prior.prompts) if self._data.prior else 1
         blank = _BLANK if self._distils else 0.0
         self._draws = Draws(self.base, sources, context.seed, context.device, kinds, blank)
@@ -272,6 +275,17 @@ class DreamBooth:
                 progress=context.progress,
                 root=self._class_root,
             )
+
+
+def _require_one_shape(sources: Sequence[Latents]) -> None:
+    """Processes that share a base run it together, and so equally often in each step."""
+    shapes = sorted({shape for latents in sources for shape in latents.shapes})
+    if len(shapes) > 1:
+        told = ", ".join(f"{width}x{height}" for width, height in shapes[:4])
+        raise ConfigError(
+            f"train.shard: pictures of {len(shapes)} shapes ({told}) go through the UNet apart, in some steps oftener"
+            " on one process than on another, which would wait: set data.crop to center, or train.shard to off."
+        )
 
 
 def prediction_type(base: Base) -> PredictionType:
