@@ -186,6 +186,11 @@ def parts(place: Path) -> dict[str, Any]:
     filled = [p.to_local() if isinstance(p, DTensor) else p for p in blank.parameters()]
     with torch.no_grad():
         logits = blank(pixel_values=pixels.bfloat16()).logits
+    unet = tiny_sdxl().unet.requires_grad_(False).to(memory_format=torch.channels_last)
+    sharding.shard(unet)
+    more = {"text_embeds": torch.ones(1, 32), "time_ids": torch.ones(1, 6)}
+    with torch.no_grad():
+        strided = unet(torch.ones(1, 4, 16, 16), 3, torch.ones(1, 7, 64), added_cond_kwargs=more).sample
     said = ""
     with sharding.main_first():
         if os.environ["RANK"] == "0":
@@ -194,7 +199,7 @@ def parts(place: Path) -> dict[str, Any]:
         **vars(shared), "ahead": [len(states) for states in ahead], "alone": said,
         "apart": [isinstance(p, DTensor) for p in first.parameters()].count(True),
         "filled": all(bool((p == 0.5).all()) and p.dtype == torch.bfloat16 for p in filled),
-        "finite": bool(logits.isfinite().all()),
+        "finite": bool(logits.isfinite().all()), "strided": bool(strided.isfinite().all()),
     }  # fmt: skip
 
 
@@ -309,6 +314,7 @@ def test_each_process_has_half_of_the_blocks_and_fetches_the_next_ahead(two: Pat
     assert found["apart"] == 16  # weights and biases of a layer, not the adapter's
     assert found["filled"]
     assert found["finite"]
+    assert found["strided"]
     assert "need all processes" in found["alone"]
 
 

@@ -107,6 +107,8 @@ class Sharding:
         from torch.distributed.fsdp import fully_shard
 
         block.to(dtype=dtype)
+        for parameter in block.parameters():
+            parameter.data = parameter.data.contiguous()  # FSDP2 takes no others, as convolutions may have
         shared: Any = fully_shard(block, mesh=self._mesh, reshard_after_forward=True, ignored_params=kept)
         shared.set_modules_to_backward_prefetch([shared])  # itself, which is there: nothing yet
         _materialise(block, self.device, fill)
