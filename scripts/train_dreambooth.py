@@ -4,8 +4,8 @@
     python scripts/train_dreambooth.py --images photos/ --prompt "a photo of sks robot" [--base …] [key=value …]
     accelerate launch scripts/train_dreambooth.py configs/dreambooth_demo.yaml [key=value …]
 
-The second form runs on several GPUs as well; several processes on a CPU are started by ``torchrun --nproc_per_node 2``,
-because ``accelerate launch`` asks for MPI there. Both forms share one validator with ``visionpeft train``.
+The second form runs on several GPUs as well, as does ``torchrun --nproc_per_node N``; see docs/several-gpus.md. Both
+forms share one validator with ``visionpeft train``.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionpeft import __version__
-from visionpeft.compute.attention import Backend, probe
+from visionpeft.compute.attention import FORCED, Backend, probe
 from visionpeft.compute.devices import Device, devices
 from visionpeft.compute.memory import Room, amount, disk, main_memory
 
@@ -241,7 +241,7 @@ def lines(diagnosis: Diagnosis) -> list[str]:
     return [
         *_section("versions", [(name, version or "not installed") for name, version in diagnosis.versions.items()]),
         *_section("devices", [(d.name, _device_line(d, diagnosis.precision[d.name])) for d in diagnosis.devices]),
-        *_section("attention", [(f"{b.name} on {b.device}", _works(b.works, b.why)) for b in diagnosis.attention]),
+        *_section("attention", [(f"{b.name} on {b.device}", _works(b)) for b in diagnosis.attention]),
         *_section("extras", [(e.name, f"{_extra_line(e)} ({e.use})") for e in diagnosis.extras]),
         *_section("room", [("memory", _room_line(diagnosis.memory)), ("disk", _room_line(diagnosis.disk))]),
         *_section(
@@ -274,8 +274,9 @@ def _extra_line(extra: Extra) -> str:
     return f"{extra.version}, does not import" if extra.error else extra.version
 
 
-def _works(works: bool, why: str) -> str:
-    return "works" if works else f"no: {why}"
+def _works(backend: Backend) -> str:
+    name = next((name for name, row in FORCED.items() if row == backend.name), "")
+    return (f"works (train.attention: {name})" if name else "works") if backend.works else f"no: {backend.why}"
 
 
 def _room_line(room: Room) -> str:

@@ -61,6 +61,23 @@ class TrainingError(VisionPeftError):
     exit_status = 1
 
 
+class ProcessError(TrainingError):
+    """One of several processes ended the run.
+
+    Args:
+        message: one line.
+        exit_status: what the command line returns for it.
+        told: whether another process tells it to the user.
+
+    Attributes:
+        told: as given.
+    """
+
+    def __init__(self, message: str, exit_status: int = 1, *, told: bool = False) -> None:
+        super().__init__(message)
+        self.exit_status, self.told = exit_status, told
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the option nearest to ``name``, or ``""`` where none is near."""
     near = get_close_matches(name, list(options), n=1, cutoff=0.6)

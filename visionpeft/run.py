@@ -65,19 +65,28 @@ def _train_one(config: RunConfig, job: Job, progress: Progress) -> RunResult | N
     from accelerate import PartialState
 
     from visionpeft.config import dump
+    from visionpeft.delivery.fitting import advice, fitted
+    from visionpeft.delivery.plan import mixes_pairs
+    from visionpeft.errors import ResourceError
+    from visionpeft.tasks.ladder import ladder_of
     from visionpeft.training.engine import fit
 
     recorded = RecordingProgress(progress)
+    config = fitted(config, recorded)
     task = job.build(config, recorded)
-    result = fit(
-        task,
-        config.train,
-        config.output,
-        resume=config.resume,
-        preview_every=config.preview_every,
-        progress=recorded,
-        settings=config.model_dump(mode="json", exclude=FREE),
-        files={"config.yaml": dump(config)},
-    )
+    try:
+        result = fit(
+            task,
+            config.train,
+            config.output,
+            resume=config.resume,
+            preview_every=config.preview_every,
+            progress=recorded,
+            settings=config.model_dump(mode="json", exclude=FREE),
+            files={"config.yaml": dump(config)},
+            ladder=ladder_of(pairs=mixes_pairs(config)) if config.train.vram == "auto" else (),
+        )
+    except ResourceError as error:
+        raise ResourceError(f"{error}{advice(config)}") from error
     with result.alone():
         return job.deliver(config, task, result, recorded) if PartialState().is_main_process else None

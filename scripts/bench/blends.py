@@ -2,7 +2,7 @@
 # ruff: noqa: E501 - its tables are wide
 """Measure blends: against dense float64 arithmetic and against peft, and their time and memory at SDXL's size.
 
-    python scripts/bench/blends.py --cases 200 --layers 6 --output scripts/bench/blends.md
+    python -m scripts.bench.blends --cases 200 --layers 6
 
 First part: random cases of linear layers and convolutions; for each blend the largest and the median relative error
 ``‖got - wanted‖ / ‖wanted‖``, where wanted is the definition on full matrices in float64, cut to the same rank. peft's
@@ -17,18 +17,18 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import resource
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import peft
 import torch
 from torch import Tensor, nn
 
+from scripts.bench.bars import Bar, Part
+from scripts.bench.sdxl_blend import sdxl_shapes
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.blend import blend
 from visionpeft.adapters.blend_table import BLENDS, Draws
@@ -196,81 +196,48 @@ def error(got: Tensor, wanted: Tensor) -> float:
     return float((got - wanted).norm() / wanted.norm())
 
 
-def accuracy(cases: int) -> Iterator[str]:
-    """Rows of the first table."""
-    yield "| blend | error: largest | median | peft's | error: largest | median |\n| --- | --- | --- | --- | --- | --- |"
-    every = [Case(seed) for seed in range(cases)]
-    for method, define in DEFINITIONS.items():
-        cut = BLENDS[method].cuts
-        mine = []
-        for case in every:
-            rank = case.rank if cut else None
-            mine.append(error(case.ours(method, rank), best(define(case.dense(), case.weights, case.uniform()), rank)))
-        shown = f"| {method} | {max(mine):.1e} | {sorted(mine)[cases // 2]:.1e} |"
-        for kind in THEIRS.get(method, ()) or ("none",):
-            if kind == "none":
-                yield f"{shown} none | | |"
-                continue
-            found = []
-            for case in every:
-                whole = define(case.dense(), case.weights, case.uniform())
-                rank = case.rank if kind != "cat" and (cut or kind == "linear") else None
-                found.append(error(case.theirs(kind), best(whole, rank)))
-            yield f"{shown} {kind} | {max(found):.1e} | {sorted(found)[cases // 2]:.1e} |"
+def accuracy(cases: int) -> Part:
+    """Every blend against its definition, and peft's result on the same cases."""
+    lines = [
+        "| blend | error: largest | median | peft's | error: largest | median |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    every, worst, wrong = [Case(seed) for seed in range(cases)], 0.0, 0.0
+    for method in DEFINITIONS:
+        mine = sorted(our_error(case, method) for case in every)
+        worst = max(worst, mine[-1])
+        shown = f"| {method} | {mine[-1]:.1e} | {mine[cases // 2]:.1e} |"
+        for kind in THEIRS.get(method, ()):
+            theirs = sorted(their_error(case, method, kind) for case in every)
+            wrong = max(wrong, theirs[-1])
+            lines.append(f"{shown} {kind} | {theirs[-1]:.1e} | {theirs[cases // 2]:.1e} |")
             shown = "| | | |"
+        lines += [] if method in THEIRS else [f"{shown} none | | |"]
+    what = f"{len(DEFINITIONS)} blends, {cases} random cases of linear layers and convolutions: largest relative error"
+    bars = [Bar(what, f"{worst:.1e} (peft's on the same: {wrong:.1e})", "1e-5", worst <= 1e-5)]
+    return Part("Blends against their definitions in float64", bars, lines)
 
 
-def sdxl_shapes() -> dict[str, tuple[int, int]]:
-    """[out, in] of the 722 layers of SDXL's UNet that kohya's scripts train, and of 72 + 192 of its text encoders."""
-    shapes: dict[str, tuple[int, int]] = {}
-    blocks = [("down_blocks.1", 640, 2, 2), ("down_blocks.2", 1280, 2, 10), ("mid_block", 1280, 1, 10)]
-    blocks += [("up_blocks.0", 1280, 3, 10), ("up_blocks.1", 640, 3, 2)]
-    for block, width, attentions, depth in blocks:
-        for i in range(attentions):
-            root = f"unet.{block}.attentions.{i}"
-            shapes |= {f"{root}.proj_in": (width, width), f"{root}.proj_out": (width, width)}
-            for j in range(depth):
-                shapes |= transformer(f"{root}.transformer_blocks.{j}", width)
-    for name, width, depth in (("text_encoder", 768, 12), ("text_encoder_2", 1280, 32)):
-        for i in range(depth):
-            root = f"{name}.text_model.encoder.layers.{i}"
-            shapes |= {f"{root}.self_attn.{part}_proj": (width, width) for part in ("q", "k", "v", "out")}
-            shapes |= {f"{root}.mlp.fc1": (4 * width, width), f"{root}.mlp.fc2": (width, 4 * width)}
-    return shapes
+def our_error(case: Case, method: str) -> float:
+    """Of this program's blend of a case, cut to the parts' rank where the blend cuts."""
+    rank = case.rank if BLENDS[method].cuts else None
+    return error(case.ours(method, rank), best(wanted(case, method), rank))
 
 
-def transformer(root: str, width: int) -> dict[str, tuple[int, int]]:
-    """The layers of one transformer block of the UNet."""
-    found = {f"{root}.attn1.{part}": (width, width) for part in ("to_q", "to_k", "to_v", "to_out.0")}
-    found |= {f"{root}.attn2.{part}": (width, width) for part in ("to_q", "to_out.0")}
-    found |= {f"{root}.attn2.{part}": (width, 2048) for part in ("to_k", "to_v")}
-    return found | {f"{root}.ff.net.0.proj": (8 * width, width), f"{root}.ff.net.2": (width, 4 * width)}
+def their_error(case: Case, method: str, kind: str) -> float:
+    """Of peft's, against the same."""
+    cut = kind != "cat" and (BLENDS[method].cuts or kind == "linear")
+    return error(case.theirs(kind), best(wanted(case, method), case.rank if cut else None))
 
 
-def sdxl_adapter(seed: int) -> Adapter:
-    """A random adapter of rank 32."""
-    generator = torch.manual_seed(seed)
-    tensors: dict[str, Tensor] = {}
-    for place, (out, inn) in sdxl_shapes().items():
-        tensors[f"{place}.lora_A.weight"] = torch.randn(32, inn, generator=generator) / inn**0.5
-        tensors[f"{place}.lora_B.weight"] = 0.02 * torch.randn(out, 32, generator=generator)
-    parts = {place.partition(".")[0] for place in sdxl_shapes()}
-    return Adapter({part: LoraSpec(targets="kohya", rank=32) for part in sorted(parts)}, tensors)
+def wanted(case: Case, method: str) -> Tensor:
+    """The definition on full matrices."""
+    return DEFINITIONS[method](case.dense(), case.weights, case.uniform())
 
 
-def measure_blend() -> None:
-    """Blend the two; print seconds by the clock, seconds of processors, and the peak of memory in MB."""
-    torch.set_num_threads(1)  # layers are small: two threads wait for each other
-    pair = {"a": (sdxl_adapter(1), 0.8), "b": (sdxl_adapter(2), 0.5)}
-    clock, worked = time.perf_counter(), time.process_time()
-    blend(pair, "svd", 32)
-    seconds = time.perf_counter() - clock, time.process_time() - worked
-    print(*seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-
-def size(sample: int) -> Iterator[str]:
-    """Rows of the second table."""
-    command = [sys.executable, __file__, "--measure"]
+def size(sample: int) -> Part:
+    """Two adapters of SDXL's size, and peft on some of their layers."""
+    command = [sys.executable, "-m", "scripts.bench.sdxl_blend"]
     said = subprocess.run(
         command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
@@ -279,18 +246,36 @@ def size(sample: int) -> Iterator[str]:
     chosen = random.Random(0).sample(sorted(shapes), sample)
     torch.set_num_threads(1)
     theirs, mine = timed_layers(chosen, shapes)
-    yield "| measured | value | bar |\n| --- | --- | --- |"
-    yield f"| modules of the UNet, of the text encoders | {sum(p.startswith('unet.') for p in shapes)}, {sum(p.startswith('text') for p in shapes)} | 722, 264 |"
-    yield f"| `svd` blend of two rank-32 adapters, by the clock | {seconds:.1f} s | 15 s |"
-    yield f"| the same, seconds of processors | {worked:.1f} s | |"
-    yield f"| peak memory of the process, both adapters and the result in float32 in it | {peak:.0f} MB | 2000 MB |"
-    yield f"| {sample} layers drawn from them: peft's `svd`, a layer | {1000 * theirs / sample:.0f} ms | |"
-    yield f"| the same layers here, a layer | {1000 * mine / sample:.1f} ms | |"
-    yield f"| ratio | {theirs / mine:.0f} | 50 |"
+    unet = sum(place.startswith("unet.") for place in shapes)
+    what = f"two rank-32 adapters of SDXL's size ({unet} + {len(shapes) - unet} modules) blended with `svd`"
+    bars = [
+        Bar(
+            f"{what}: one thread, by the clock",
+            f"{seconds:.1f} s ({worked:.1f} s of a processor)",
+            "15 s",
+            worked < 15,
+        ),
+        Bar(
+            "the same: peak memory of the process, with both adapters and the result in float32",
+            f"{peak:.0f} MB",
+            "2,000 MB",
+            peak < 2000,
+        ),
+        Bar(
+            f"peft's `svd` over this program's, a layer, on {sample} of these layers",
+            f"{theirs / mine:.0f} times",
+            "50 times",
+            theirs >= 50 * mine,
+        ),
+    ]
+    lines = [
+        f"A layer takes peft {1000 * theirs / sample:.0f} ms of a processor and this program {1000 * mine / sample:.1f} ms."
+    ]
+    return Part("A blend of SDXL's size", bars, lines)
 
 
 def timed_layers(chosen: list[str], shapes: dict[str, tuple[int, int]]) -> tuple[float, float]:
-    """Seconds of peft's "svd" and of ours over some layers, one after the other."""
+    """Seconds of a processor of peft's "svd" and of ours over some layers, one after the other."""
     generator, theirs, mine = torch.manual_seed(0), 0.0, 0.0
     for place in chosen:
         out, inn = shapes[place]
@@ -300,40 +285,23 @@ def timed_layers(chosen: list[str], shapes: dict[str, tuple[int, int]]) -> tuple
             tensors = {f"{PLACE}.lora_A.weight": down, f"{PLACE}.lora_B.weight": up}
             given[name] = Adapter({"model": LoraSpec(targets=("x",), rank=32)}, tensors), 0.5
         model = peft_model(nn.Linear(inn, out), [(*pair, 32.0) for pair in pairs])
-        begin = time.perf_counter()
+        begin = time.process_time()
         model.add_weighted_adapter(["a", "b"], [0.5, 0.5], "c", "svd")
-        middle = time.perf_counter()
+        middle = time.process_time()
         blend(given, "svd", 32)
-        theirs, mine = theirs + middle - begin, mine + time.perf_counter() - middle
+        theirs, mine = theirs + middle - begin, mine + time.process_time() - middle
     return theirs, mine
 
 
 def main() -> None:
-    """Measure and print; write the page where one is named."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--layers", type=int, default=6, help="layers that peft blends, of the 986")
-    parser.add_argument("--output", type=Path, help="Markdown file to write")
-    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    given = parser.parse_args()
     warnings.simplefilter("ignore")
-    if arguments.measure:
-        measure_blend()
-        return
-    load = f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} at the start"
-    lines = [
-        "# Blends, measured",
-        "",
-        f"By `scripts/bench/blends.py` on {load}; torch {torch.__version__}, peft {peft.__version__}.",
-        "",
-    ]
-    lines += [f"{arguments.cases} random cases, relative error against the definition in float64:", ""]
-    lines += list(accuracy(arguments.cases))
-    lines += ["", "SDXL's size:", "", *size(arguments.layers)]
-    page = "\n".join(lines) + "\n"
-    print(page)
-    if arguments.output:
-        arguments.output.write_text(page, encoding="utf-8")
+    for part in (accuracy(given.cases), size(given.layers)):
+        print(*part.bars, *part.lines, sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Read and inspect spoiled LoRA files: ``python scripts/bench/fuzz_files.py --cases 100000``.
+"""Read and inspect spoiled LoRA files: ``python -m scripts.bench.fuzz_files --cases 100000``.
 
 Each case takes a small file of one layout and spoils it: bytes of the header or the length changed, the file cut, a
 name, size or offset of the header replaced. The only answer allowed is an adapter or one of this package's errors,
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import tempfile
 import time
 import tracemalloc
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from scripts.bench.bars import Bar, Part, peak_bytes
 from visionpeft import files, safefile
 from visionpeft.errors import VisionPeftError
 
@@ -97,12 +97,8 @@ def _renamed(header: dict[str, object], draw: random.Random) -> None:
     header[name[:place] + piece + name[place + draw.randrange(4) :]] = header.pop(name)
 
 
-def main() -> int:
-    """Run the cases and print what came out, a line each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+def fuzz(cases: int, seed: int = 0) -> Part:
+    """Read and inspect spoiled files; for the process' memory to be told, nothing large may have run in it before."""
     wholes, big, outcome = seeds(), large(), Counter[str]()
     slowest, most = (0.0, -1), (0.0, -1)
     with tempfile.TemporaryDirectory() as folder:
@@ -110,10 +106,10 @@ def main() -> int:
         path.write_bytes(wholes[0])
         for look in (files.inspect, files.read):  # what is loaded once is no case's
             look(path)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_bytes()
         tracemalloc.start()
-        for number in range(given.cases):
-            draw = random.Random(f"{given.seed}:{number}")
+        for number in range(cases):
+            draw = random.Random(f"{seed}:{number}")
             path.write_bytes(spoiled(big if number % RARE == RARE - 1 else draw.choice(wholes), draw))
             start = time.process_time()
             for look in (files.inspect, files.read):
@@ -123,13 +119,34 @@ def main() -> int:
                 taken = tracemalloc.get_traced_memory()[1] - held
                 most = max(most, ((taken - ALLOWANCE) / max(path.stat().st_size, 1), number))
             slowest = max(slowest, (time.process_time() - start, number))
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    print(f"{given.cases} cases, seed {given.seed}: {dict(outcome)}")
-    print(f"slowest {slowest[0]:.3f} s of processor time for both (limit {LIMIT}; case {slowest[1]})")
-    print(f"Python's memory beyond {ALLOWANCE} bytes: {max(most[0], 0):.2f} times the file (case {most[1]})")
-    print(f"the process grew by {grown / LARGE:.2f} times the largest file over all (limits {SHARE})")
-    failed = any(name.startswith("CRASH") for name in outcome)
-    return int(failed or slowest[0] > LIMIT or most[0] > SHARE or grown > SHARE * LARGE)
+    grown = (peak_bytes() - before) / LARGE
+    crashes = sum(count for name, count in outcome.items() if name.startswith("CRASH"))
+    python = f"{max(most[0], 0):.2f} times the file (case {most[1]})"
+    slow = f"{slowest[0]:.3f} s (case {slowest[1]})"
+    bars = [
+        Bar(f"{cases:,} spoiled files, each read and inspected: crashes", str(crashes), "0", crashes == 0),
+        Bar("the slowest, processor's time of both", slow, f"{LIMIT} s", slowest[0] <= LIMIT),
+        Bar(f"Python's memory for one, beyond {ALLOWANCE // 1024} KiB", python, f"{SHARE} times", most[0] <= SHARE),
+        Bar(
+            "growth of the process, of the largest file",
+            f"{grown:.2f} times",
+            f"{SHARE} times",
+            grown <= SHARE,
+        ),
+    ]
+    told = ", ".join(f"{name} {count:,}" for name, count in sorted(outcome.items()))
+    return Part("Spoiled files", bars, [f"Seed {seed}: {told}."])
+
+
+def main() -> int:
+    """Run the cases and print what came out, a line each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    part = fuzz(given.cases, given.seed)
+    print(*part.bars, *part.lines, sep="\n")
+    return int(not all(bar.met for bar in part.bars))
 
 
 def _outcome(look: object, path: Path, number: int) -> str:

@@ -32,12 +32,13 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import LoraSpec
+from visionpeft.compute.lean import Lean
 from visionpeft.compute.memory import amount, device_memory, peak_memory
+from visionpeft.compute.thrift import Thrift
 from visionpeft.data.order import Position
 from visionpeft.errors import ConfigError
 from visionpeft.models.manage import manage
 from visionpeft.progress import SilentProgress
-from visionpeft.tasks.recompute import checkpoint_gradients
 from visionpeft.training.engine import fit
 from visionpeft.training.rng import StepRng
 from visionpeft.training.settings import TrainConfig
@@ -77,6 +78,7 @@ class Noise:
     name = "noise"
     metric: str | None = None
     unrecordable = ""
+    autocast = False  # the weights are in the type that is computed in
 
     def __init__(self, shape: Mapping[str, Any], batch: int) -> None:
         config = ViTConfig(image_size=224, patch_size=14, **shape)
@@ -102,7 +104,7 @@ class Noise:
         )
         self._manager = manage(self.model)
         self._manager.add("bench", LoraSpec(rank=16, targets="attention"))
-        checkpoint_gradients(self.model)
+        Lean(self.model, context.device, Thrift(recompute=1.0))
         self._device = context.device
         generator = torch.Generator().manual_seed(context.rank)
         pixels = torch.randn(self._size, 3, 224, 224, generator=generator).to(context.device, torch.bfloat16)

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import re
-import time
+import subprocess
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +27,18 @@ from scripts.bench.speech_dictation import GROUPS, TERMS, write_dictation, write
 from scripts.pretrain.speech_text import DIGITS
 
 BOTH = "dictation"
+WINDOW = 5
+"""Seconds heard at once in training; the test is heard as Whisper hears, 30 seconds at once."""
 WORDS = {word: str(value) for value, word in enumerate(DIGITS)} | {"oh": "0"}
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one way: word error rates and recall of terms, in percent, and seconds to write everything down."""
+    """Of one way: word error rates and recall of terms, in percent; None where it was not asked for."""
 
-    dictation: float
-    recall: float
+    dictation: float | None
+    recall: float | None
     digits: float
-    seconds: float
 
 
 def digits_of(text: str) -> str:
@@ -42,51 +46,62 @@ def digits_of(text: str) -> str:
     return " ".join(WORDS.get(token, token) for token in re.findall(r"[a-z]+|\d", text.lower()))
 
 
-def settings(table: Path, output: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """A run's settings, as a file of settings would give them."""
-    steps = 4 if options.short else options.steps
+def settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """A run's settings, as a file of settings would give them; speech of one group and of both is heard as often."""
+    table, output = options.work / "speech" / f"{name}.csv", options.work / name
+    steps = 4 if options.short else options.steps // (1 if name == BOTH else len(GROUPS))
     return {
         "task": "transcribe", "base": str(options.base), "output": str(output),
         "data": {
             "source": {"format": "table", "path": str(table)}, "split": {"by": "speaker"},
-            "augment": {"speed": 0.5, "noise": 0.5, "time_masks": 2, "mel_masks": 2},
+            "augment": {"speed": 0.5, "speed_range": [1.0, 1.1], "noise": 0.5, "time_masks": 2, "mel_masks": 2},
+            "window": WINDOW, "bucket": 8,
         },
         "adapter": {"method": "lora", "rank": 16, "targets": ["attention.q", "attention.v"]},
         "train": {
             "steps": steps, "batch_size": 8, "learning_rate": options.rate, "schedule": "cosine",
-            "warmup": max(1, steps // 20), "seed": 0, "evaluate_every": max(1, steps // 3),
+            "warmup": max(1, steps // 20), "seed": 0, "evaluate_every": 0, "checkpoint_every": 20,
         },
-        "report": {"terms": TERMS, "resamples": 0},
     }  # fmt: skip
 
 
 def trained(name: str, options: argparse.Namespace) -> Path:
     """The adapter of a table, trained unless it is there."""
     from visionpeft.config import config_from
+    from visionpeft.delivery.speech import build
     from visionpeft.progress import TerminalProgress
-    from visionpeft.run import train
+    from visionpeft.training.engine import fit
 
-    note = options.work / f"{name}.json"
-    if not note.exists():
-        config = config_from(settings(options.work / "speech" / f"{name}.csv", options.work / name, options), name=name)
-        result = train(config, progress=TerminalProgress())
-        if result is None or result.adapter is None:
-            raise SystemExit(f"{name} left no adapter")
-        note.write_text(json.dumps({"adapter": str(result.adapter)}) + "\n")
-    return Path(json.loads(note.read_text())["adapter"])
+    path = options.work / f"{name}.safetensors"
+    if not path.exists():
+        config, progress = config_from(settings(name, options), name=name), TerminalProgress()
+        result = fit(build(config, progress), config.train, config.output, progress=progress, resume="auto")
+        result.adapter.save(path)
+    return path
 
 
-def measured(way: str, adapters: Sequence[tuple[Path, float]], options: argparse.Namespace) -> Figures:
-    """Write down the test's dictation and the digits with adapters at weights, unless that was done."""
-    from visionpeft.inference.listener import Listener, SpeechAbout
+def measured(
+    way: str, adapters: Sequence[tuple[Path, float]], options: argparse.Namespace, *, active: bool = True
+) -> Figures:
+    """Write down the test's dictation and the digits with adapters at weights, unless that was done.
+
+    Args:
+        way: its name, of the note in the work folder too.
+        adapters: what is on the base.
+        options: of the command.
+        active: whether they are active; if not, the digits alone are written down.
+    """
+    from visionpeft.inference.about import SpeechAbout
+    from visionpeft.inference.listener import Listener
     from visionpeft.inference.transcribe_model import open_speech_model
 
     note = options.work / f"{way}.figures.json"
     if not note.exists():
-        begin = time.monotonic()
-        listener = Listener(open_speech_model(adapters, str(options.base)).base, SpeechAbout())
-        wer, recall = _dictation(listener, options)
-        found = Figures(wer, recall, _digits(listener, options), time.monotonic() - begin)
+        opened = open_speech_model(adapters, str(options.base))
+        listener = Listener(opened.base, SpeechAbout())
+        with nullcontext() if active else opened.manager.using({}):
+            dictation, recall = _dictation(listener, options) if active else (None, None)
+            found = Figures(dictation, recall, _digits(listener, options))
         note.write_text(json.dumps(asdict(found)) + "\n")
     return Figures(**json.loads(note.read_text()))
 
@@ -97,8 +112,7 @@ def _heard(listener: Any, table: Path, options: argparse.Namespace) -> Any:
     from visionpeft.evaluation.speech.transcripts import Transcripts
 
     every = open_speech(SpeechConfig(source=SpeechTable(path=table)))
-    chosen = [index for index, item in enumerate(every.items) if item.split == "test"][: 4 if options.short else None]
-    some = every.subset(chosen)
+    some = every.subset(range(len(every))[: 4 if options.short else None])
     texts = listener.texts([some.audio(index) for index in range(len(some))])
     return Transcripts(
         tuple(item.name for item in some.items), tuple(item.text for item in some.items), tuple(texts),
@@ -110,7 +124,7 @@ def _dictation(listener: Any, options: argparse.Namespace) -> tuple[float, float
     from visionpeft.evaluation.speech.figures import SpeechReportConfig, speech_figures
 
     config = SpeechReportConfig(language="en", normalisation="whisper", terms=TERMS, resamples=0)
-    figures = speech_figures(_heard(listener, options.work / "speech" / f"{BOTH}.csv", options), config)
+    figures = speech_figures(_heard(listener, options.work / "speech" / "test.csv", options), config)
     terms = figures.terms
     recall = terms.overall.recall if terms else None
     return 100 * (figures.rates["whisper"].wer.rate or 0.0), 100 * (recall or 0.0)
@@ -126,7 +140,7 @@ def _digits(listener: Any, options: argparse.Namespace) -> float:
 
 
 def write_table(found: dict[str, Figures], adapter: Path, options: argparse.Namespace) -> None:
-    """Print the table, and write it to ``work/speech.md``."""
+    """Print the table with how it was made, and write it to ``work/speech.md``."""
     from safetensors import safe_open
 
     from visionpeft.models.speech import load_speech
@@ -135,11 +149,25 @@ def write_table(found: dict[str, Figures], adapter: Path, options: argparse.Name
     with safe_open(adapter, "pt") as file:
         own = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118
     lines = ["| way | WER of dictation, % | recall of terms, % | WER of digits, % |", "|---|---|---|---|"]
-    lines += [f"| {way} | {f.dictation:.1f} | {f.recall:.1f} | {f.digits:.1f} |" for way, f in found.items()]
+    lines += [f"| {way} | {_cell(f.dictation)} | {_cell(f.recall)} | {_cell(f.digits)} |" for way, f in found.items()]
     lines += ["", f"Rank 16 on q and v: {100 * own / whole:.2f} % of the parameters, {adapter.stat().st_size:,} bytes."]
+    libraries = ", ".join(f"{library} {version(library)}" for library in ("torch", "transformers", "peft"))
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    lines += ["", f"`--steps {options.steps} --rate {options.rate:g}` at {commit or 'an unknown commit'}, {libraries},"]
+    lines += [f"Python {platform.python_version()}, one core of {_processor()}."]
     text = "\n".join(lines) + "\n"
     (options.work / "speech.md").write_text(text)
     print(text)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:
@@ -148,7 +176,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="the folder of a Whisper")
     parser.add_argument("--fsdd", type=Path, required=True, help="the Free Spoken Digit Dataset")
     parser.add_argument("--work", type=Path, required=True, help="folder of speech and runs")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=100, help="for both groups; half for each")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
     parser.add_argument("--short", action="store_true", help="a few steps only, to see that everything works")
     options = parser.parse_args()
@@ -157,12 +185,17 @@ def main() -> None:
         speech.mkdir(parents=True, exist_ok=True)
         write_dictation(speech)
         write_digits(options.fsdd, speech)
-    both = trained(BOTH, options)
-    one, other = (trained(group, options) for group in GROUPS)
-    ways = {"base": [], "adapter": [(both, 1.0)], "blend of the groups": [(one, 0.5), (other, 0.5)]}
-    ways |= {group: [(path, 1.0)] for group, path in zip(GROUPS, (one, other), strict=True)}
-    found = {way: measured(way, adapters, options) for way, adapters in ways.items()}
-    write_table(found, both, options)
+    found = {"base": measured("base", [], options)}
+    both = [(trained(BOTH, options), 1.0)]
+    found["adapter of both groups"] = measured("adapter", both, options)
+    found["the same, not active"] = measured("inactive", both, options, active=False)
+    each = {group: trained(group, options) for group in GROUPS}
+    found["the groups' adapters, half each"] = measured(
+        "blend of the groups", [(p, 0.5) for p in each.values()], options
+    )
+    for group, path in each.items():
+        found[f"adapter of the {group} voices"] = measured(group, [(path, 1.0)], options)
+        write_table(found, both[0][0], options)
 
 
 if __name__ == "__main__":

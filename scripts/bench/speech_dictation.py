@@ -46,12 +46,12 @@ PROCEDURE_PATTERNS = (
     "we recommend a {term} next week",
     "the patient refused the {term}",
     "results of the {term} are normal",
-    "he is scheduled for {term} on monday",
+    "he is scheduled for {term} on Monday",
     "the {term} showed no abnormality",
     "after the {term} she was given {other}",
     "consent for {term} was obtained",
 )
-NUMBERS = listed("five ten twenty forty fifty sixty eighty")
+NUMBERS = listed("5 10 20 40 50 60 80")
 GROUPS = {
     "american": (
         Voice("espeak", "en-us+m3", 150, 45), Voice("espeak", "en-us+f2", 170, 60), Voice("flite", "awb"),
@@ -88,16 +88,18 @@ def sentences(count: int, rng: np.random.Generator) -> list[str]:
 def _sentence(term: str, rng: np.random.Generator) -> str:
     patterns = DRUG_PATTERNS if term in DRUGS else PROCEDURE_PATTERNS
     other, number = DRUGS[rng.integers(len(DRUGS))], NUMBERS[rng.integers(len(NUMBERS))]
-    return patterns[rng.integers(len(patterns))].format(term=term, other=other, number=number)
+    said = patterns[rng.integers(len(patterns))].format(term=term, other=other, number=number)
+    return f"{said[0].upper()}{said[1:]}."  # as Whisper writes
 
 
 def write_dictation(folder: Path, *, tested: int = 60, validated: int = 20, count: int = 200, seed: int = 0) -> Path:
-    """Write the sound and ``dictation.csv``: test and validation have sentences and voices of their own.
+    """Write the sound, and tables: test and validation have sentences and voices of their own.
 
-    The first ``tested`` sentences, which hold every term once, are the test's.
+    The first ``tested`` sentences, which hold every term once, are the test's (``test.csv``), each by one of its
+    voices in turn. The other tables, ``dictation.csv`` and one of each group, hold speech of training and validation.
     """
     texts = sentences(count, np.random.default_rng(seed))
-    parts = [("test", "test", TEST, texts[:tested])]
+    parts = [("test", "test", (voice,), texts[number : tested : len(TEST)]) for number, voice in enumerate(TEST)]
     parts += [("validation", "validation", VALIDATION, texts[tested : tested + validated])]
     parts += [("train", group, voices, texts[tested + validated :]) for group, voices in GROUPS.items()]
     rows = list[Row]()
@@ -108,9 +110,10 @@ def write_dictation(folder: Path, *, tested: int = 60, validated: int = 20, coun
                 path = f"{split}-{name}-{index:03}.flac"
                 soundfile.write(folder / path, clip, RATE)
                 rows.append((path, text, str(voice), group, split))
-    _write_table(folder / "dictation.csv", rows)
+    _write_table(folder / "test.csv", [row for row in rows if row[4] == "test"])
+    _write_table(folder / "dictation.csv", [row for row in rows if row[4] != "test"])
     for group in GROUPS:
-        _write_table(folder / f"{group}.csv", [row for row in rows if row[3] in (group, "validation", "test")])
+        _write_table(folder / f"{group}.csv", [row for row in rows if row[3] in (group, "validation")])
     return folder / "dictation.csv"
 
 

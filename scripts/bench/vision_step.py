@@ -55,7 +55,8 @@ class Timed:
 
     def __call__(self, positions: Any) -> Any:
         """Return a batch: always the first one where it is kept."""
-        torch.cuda.synchronize()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.times.append(time.perf_counter())
         if self.kept is None or not self.keep:
             self.kept = self.make(positions)

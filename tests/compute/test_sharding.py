@@ -21,7 +21,7 @@ from tests.vision_place import classify_settings, detect_settings, write_base, w
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.manager import AdapterManager
 from visionpeft.adapters.spec import AdapterSpec, DoraSpec, FullSpec, LoraSpec
-from visionpeft.compute.int8 import quantize_linear
+from visionpeft.compute.quantized import quantize
 from visionpeft.compute.sharding import Sharding, Shared
 from visionpeft.config import config_from
 from visionpeft.errors import AdapterError, ConfigError, TrainingError
@@ -151,7 +151,7 @@ def bad_bases(place: Path) -> dict[str, str]:
     """What is said of models that cannot be shared out."""
     sharding = Sharding(torch.device("cpu"))
     int8 = tiny_vit()
-    quantize_linear(int8)
+    quantize([int8], "int8", torch.device("cpu"), None)
     vit = settings(place)["vit"] | {"output": str(place / "bad")}
     full = vit | {"adapter": {"method": "full"}, "train": TRAIN | {"shard": "on"}}
     streaming = vit | {"train": TRAIN | {"shard": "on", "memory": {"stream": 0.5}}}

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from tests.inference.test_take_away import saved
-from tests.inference.whisper import noise, tiny_whisper
+from tests.tiny_speech import noise, whole_whisper
 from visionpeft.adapters.spec import LoraSpec
 from visionpeft.cli import run
 from visionpeft.files.ctranslate2 import write_transformers
@@ -20,7 +20,7 @@ from visionpeft.files.ctranslate2 import write_transformers
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("speech")
-    base = write_transformers(tiny_whisper(), folder / "base")
+    base = write_transformers(whole_whisper(), folder / "base")
     saved(base, folder / "a.safetensors", LoraSpec(rank=2))
     (folder / "talks").mkdir()
     with (folder / "talks" / "table.csv").open("w") as file:

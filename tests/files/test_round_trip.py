@@ -214,4 +214,4 @@ def test_random_round_trips_of_the_benchmark_are_exact(tmp_path, method):
             assert bench.worst_error(value, files.read(path, base), base) < 1e-6, layout
             path = files.export(value, path, layout, base=base, dtype="float16", overwrite=True)
             error = bench.worst_error(value, files.read(path, base), base)
-            assert error <= 1.001 * bench.rounded_error(value, base, method), layout
+            assert error <= 1.001 * bench.rounded_error(value, base, method, layout), layout

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tiny_speech import tiny_whisper
+from tests.tiny_speech import noise, tiny_whisper
 from visionpeft.errors import DataError
-from visionpeft.inference.listener import Listener, SpeechAbout
+from visionpeft.inference.about import SpeechAbout
+from visionpeft.inference.listener import Listener
 from visionpeft.inference.transcribe_model import WhisperEars
 from visionpeft.inference.transcribe_windows import Heard
 from visionpeft.models.speech import SpeechBase
@@ -19,10 +20,6 @@ from visionpeft.models.speech import SpeechBase
 def base(tmp_path_factory: pytest.TempPathFactory) -> SpeechBase:
     place: Path = tmp_path_factory.mktemp("whisper")
     return tiny_whisper(place)
-
-
-def noise(seed: int, seconds: float) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 0.1, round(16_000 * seconds)).astype(np.float32)
 
 
 @pytest.mark.parametrize("timestamps", [False, True])

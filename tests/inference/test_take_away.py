@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from tests.inference.whisper import noise, tiny_whisper
+from tests.tiny_speech import noise, whole_whisper
 from visionpeft.adapters.spec import DoraSpec, LohaSpec, LoraSpec
 from visionpeft.errors import AdapterError, ConfigError
 from visionpeft.files.ctranslate2 import write_transformers
@@ -18,7 +18,7 @@ from visionpeft.models.speech import load_speech
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return write_transformers(tiny_whisper(), tmp_path_factory.mktemp("base") / "tiny")
+    return write_transformers(whole_whisper(), tmp_path_factory.mktemp("base") / "tiny")
 
 
 def saved(folder: Path, path: Path, spec, seed: int = 1) -> Path:

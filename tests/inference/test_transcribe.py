@@ -11,12 +11,14 @@ import soundfile
 import torch
 
 from tests.inference.talk import Oracle, talk
-from tests.inference.whisper import noise, stand_in, tiny_whisper
+from tests.tiny_speech import noise, stand_in, whole_whisper
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
 from visionpeft.adapters.spec import LoraSpec
 from visionpeft.errors import AdapterError, ConfigError, DataError, OutputError
+from visionpeft.inference import transcribe_model
 from visionpeft.inference.transcribe import Job, Windows, listed, output_names, run_transcribe, transcribe
 from visionpeft.inference.transcribe_model import WhisperEars, open_ears, open_speech_model
+from visionpeft.models.manage import manage
 
 TALKS = [talk(seed, seconds) for seed, seconds in enumerate((70.0, 12.0, 33.0, 95.0, 28.0))]
 
@@ -96,7 +98,7 @@ def greedy(base, clip, prompt):
 
 @pytest.mark.parametrize("multilingual", [False, True])
 def test_tokens_are_those_of_a_plain_loop(multilingual):
-    base = tiny_whisper(multilingual=multilingual)
+    base = whole_whisper(multilingual=multilingual)
     clips = [noise(1, 2.0), noise(2, 4.5)]
     names = ["<|startoftranscript|>", *(["<|mr|>", "<|transcribe|>"] if multilingual else []), "<|notimestamps|>"]
     prompt = base.tokenizer.convert_tokens_to_ids(names)
@@ -105,8 +107,20 @@ def test_tokens_are_those_of_a_plain_loop(multilingual):
     assert found[0].text([base.tokenizer.convert_tokens_to_ids("a")]) == "a"
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_decoder_shorter_than_the_encoder_writes_too(beams):
+    base, clip = whole_whisper(1, layers=(3, 1)), noise(1, 2.0)
+    manager = manage(base)
+    assert manager.add("a", LoraSpec(rank=1, targets="attention.q")).modules == {"model": 5}
+    (found,) = WhisperEars(base, beams=beams).heard([clip], timestamps=False)
+    assert found.ids
+    if beams == 1:
+        prompt = base.tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", "<|notimestamps|>"])
+        assert list(found.ids) == greedy(base, clip, prompt)
+
+
 def test_timestamps_come_in_pairs_and_in_order():
-    base = tiny_whisper(3)
+    base = whole_whisper(3)
     for one in WhisperEars(base).heard([noise(1, 2.0), noise(5, 20.0)], timestamps=True):
         times = [token for token in one.ids if token >= one.first]
         assert one.first == base.tokenizer.convert_tokens_to_ids("<|0.00|>")
@@ -114,7 +128,7 @@ def test_timestamps_come_in_pairs_and_in_order():
 
 
 def test_what_goes_round_in_circles_is_written_anew_whatever_is_beside_it(monkeypatch):
-    base = tiny_whisper()
+    base = whole_whisper(1)
     clips = [noise(seed, 1.0 + seed) for seed in range(4)]
     before = [list(one.ids) for one in WhisperEars(base).heard(clips, timestamps=False)]
     again, circling = WhisperEars(base, fallback=True), (before[1], before[3])
@@ -129,7 +143,7 @@ def test_what_goes_round_in_circles_is_written_anew_whatever_is_beside_it(monkey
 
 
 def test_circles_are_known_by_how_far_they_can_be_compressed():
-    base = tiny_whisper()
+    base = whole_whisper()
     ears = WhisperEars(base)
     ids = base.tokenizer.convert_tokens_to_ids
     assert ears._circles(ids(list("abc")) * 20)
@@ -138,26 +152,66 @@ def test_circles_are_known_by_how_far_they_can_be_compressed():
 
 
 def test_a_language_that_is_not_set_is_found_for_each_clip():
-    base = tiny_whisper(multilingual=True)
+    base = whole_whisper(multilingual=True)
     clips = [noise(seed, 3.0) for seed in range(6)]
-    prompts = WhisperEars(base)._prompt(
-        base.features(clips, sampling_rate=16_000, return_tensors="pt")["input_features"], timestamps=True
-    )
-    languages = set(base.model.generation_config.lang_to_id.values())
-    assert set(prompts[:, 1].tolist()) <= languages
-    german = WhisperEars(base, language="de")._prompt(prompts[:, :1].float(), timestamps=True)
+    features = base.features(clips, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    start = torch.full((6, 1), base.model.generation_config.decoder_start_token_id)
+    with torch.no_grad():
+        first = base.model(input_features=features, decoder_input_ids=start).logits[:, -1]
+    prompts = WhisperEars(base)._prompt(first, timestamps=True)
+    languages = sorted(base.model.generation_config.lang_to_id.values())
+    assert prompts[:, 1].tolist() == [languages[one] for one in first[:, languages].argmax(1)]
+    german = WhisperEars(base, language="de")._prompt(first, timestamps=True)
     assert set(german[:, 1].tolist()) == {base.tokenizer.convert_tokens_to_ids("<|de|>")}
+
+
+def sure_of_silence(base, clip: np.ndarray) -> None:
+    """Let the model be sure that nobody speaks in a clip: its token for that looks like what it begins with."""
+    token, settings = base.tokenizer.convert_tokens_to_ids("<|nospeech|>"), base.model.generation_config
+    features = base.features(clip, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    start = torch.tensor([[settings.decoder_start_token_id]])
+    with torch.no_grad():
+        hidden = base.model.model(input_features=features, decoder_input_ids=start).last_hidden_state[0, -1]
+        base.model.proj_out.weight[token] = hidden
+    settings.suppress_tokens = [token]  # as in all published models
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_nothing_is_written_where_the_model_says_that_nobody_speaks(monkeypatch, timestamps):
+    base, clips = whole_whisper(), [noise(1, 2.0), noise(2, 4.5)]
+    settings = base.model.generation_config
+    settings.suppress_tokens = [base.tokenizer.convert_tokens_to_ids("<|nospeech|>")]
+    before = [list(one.ids) for one in WhisperEars(base).heard(clips, timestamps=timestamps)]
+    assert all(before)
+    sure_of_silence(base, clips[0])
+    after = [list(one.ids) for one in WhisperEars(base).heard(clips, timestamps=timestamps)]
+    assert after[0] == []
+    monkeypatch.setattr(transcribe_model, "DOUBTFUL", -1000.0)  # what was written is believed
+    assert [list(one.ids) for one in WhisperEars(base).heard(clips, timestamps=timestamps)] == before
+
+
+def test_a_texts_likelihood_is_the_mean_of_its_tokens():
+    base, clip = whole_whisper(), noise(1, 2.0)
+    names = ["<|startoftranscript|>", "<|notimestamps|>", "a", "b", "<|endoftext|>"]
+    whole = torch.tensor([base.tokenizer.convert_tokens_to_ids(names)])
+    features = base.features(clip, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    with torch.no_grad():
+        logits = base.model(input_features=features, decoder_input_ids=whole).logits[0].double().log_softmax(1)
+        encoded = base.model.get_encoder()(features)
+        found = WhisperEars(base)._likelihood(encoded, whole[0, :2], whole[0, 2:4].tolist())
+    expected = sum(float(logits[place, whole[0, place + 1]]) for place in (1, 2, 3)) / 3
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_a_model_cannot_do_is_said():
     with pytest.raises(ConfigError, match="English alone"):
-        WhisperEars(tiny_whisper(), language="de")
+        WhisperEars(whole_whisper(), language="de")
     with pytest.raises(ConfigError, match="English alone"):
-        WhisperEars(tiny_whisper(), task="translate")
+        WhisperEars(whole_whisper(), task="translate")
     with pytest.raises(ConfigError, match="--language 'ed' is none"):
-        WhisperEars(tiny_whisper(multilingual=True), language="ed")
+        WhisperEars(whole_whisper(multilingual=True), language="ed")
     with pytest.raises(ConfigError, match="Did you mean 'translate'"):
-        WhisperEars(tiny_whisper(multilingual=True), task="translat")
+        WhisperEars(whole_whisper(multilingual=True), task="translat")
 
 
 def adapter(base, seed: int, **heads) -> Adapter:
@@ -184,7 +238,7 @@ def with_delta(base, *parts):
 
 
 def test_adapters_are_blended_by_their_weights(tmp_path, monkeypatch):
-    plain, base = tiny_whisper(), tiny_whisper()
+    plain, base = whole_whisper(), whole_whisper()
     asked = stand_in(monkeypatch, base)
     first, second = adapter(base, 1, timestamps=True), adapter(base, 2, timestamps=True)
     paths = [value.save(tmp_path / name) for value, name in ((first, "a.safetensors"), (second, "b.safetensors"))]
@@ -197,7 +251,7 @@ def test_adapters_are_blended_by_their_weights(tmp_path, monkeypatch):
 
 
 def test_a_merged_model_writes_what_the_adapted_one_writes(tmp_path, monkeypatch):
-    base = tiny_whisper()
+    base = whole_whisper()
     stand_in(monkeypatch, base)
     path = adapter(base, 1).save(tmp_path / "a.safetensors")
     opened = open_speech_model([(path, 1.0)])
@@ -208,7 +262,7 @@ def test_a_merged_model_writes_what_the_adapted_one_writes(tmp_path, monkeypatch
 
 
 def test_what_adapters_were_trained_for_holds(tmp_path, monkeypatch):
-    base = tiny_whisper(multilingual=True)
+    base = whole_whisper(multilingual=True)
     asked = stand_in(monkeypatch, base)
     german = adapter(base, 1, language="de", task="translate", timestamps=False).save(tmp_path / "de.safetensors")
     adapter(base, 2, language="en", task="translate", timestamps=True).save(tmp_path / "en.safetensors")
@@ -217,7 +271,7 @@ def test_what_adapters_were_trained_for_holds(tmp_path, monkeypatch):
 
 
 def test_adapters_for_different_languages_need_a_word(tmp_path, monkeypatch):
-    base = tiny_whisper(multilingual=True)
+    base = whole_whisper(multilingual=True)
     stand_in(monkeypatch, base)
     german = adapter(base, 1, language="de").save(tmp_path / "de.safetensors")
     english = adapter(base, 2, language="en").save(tmp_path / "en.safetensors")
@@ -227,7 +281,7 @@ def test_adapters_for_different_languages_need_a_word(tmp_path, monkeypatch):
 
 
 def test_no_base_is_said(monkeypatch):
-    stand_in(monkeypatch, tiny_whisper())
+    stand_in(monkeypatch, whole_whisper())
     with pytest.raises(ConfigError, match="--base"):
         open_ears()
 
@@ -241,7 +295,7 @@ def files(folder: Path) -> Path:
 
 
 def test_a_folder_becomes_a_folder_of_transcripts(tmp_path, monkeypatch):
-    base = tiny_whisper(5)
+    base = whole_whisper(5)
     stand_in(monkeypatch, base)
     job = Job((files(tmp_path),), (), "tiny", tmp_path / "out", ("txt", "srt", "vtt", "json"))
     done = run_transcribe(job)

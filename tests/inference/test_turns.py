@@ -14,7 +14,7 @@ from visionpeft.inference.region import Region, divided, region_of
 from visionpeft.inference.samplers import make_scheduler
 from visionpeft.inference.turns import Plan
 from visionpeft.models.manage import manage
-from visionpeft.models.prompts import encode_prompts, unet_forward
+from visionpeft.models.prompts import encode_prompts, time_ids, unet_forward
 from visionpeft.progress import SILENT
 
 from .conftest import base_of
@@ -25,18 +25,21 @@ ONES, ZEROS = Region(4, 4, bytes([255] * 16)), Region(4, 4, bytes(16))
 LEFT, RIGHT = Region(2, 1, bytes([255, 0])).resized(8, 4), Region(2, 1, bytes([0, 255])).resized(8, 4)
 
 
-@pytest.fixture(scope="module")
-def place():
-    """A base with two adapters, on the UNet and the text encoder."""
-    base = base_of("sd1")
+SIZES = {"sd1": 0.3, "sdxl": 0.1}  # of the adapters' noise: the deeper model makes more of rounding
+
+
+@pytest.fixture(scope="module", params=list(SIZES))
+def place(request):
+    """A base with two adapters, on the UNet and the text encoders."""
+    base = base_of(request.param)
     manager = manage(base)
     for number, name in enumerate(("one", "two")):
-        manager.add(name, LoraSpec(targets={"unet": "attention", "text_encoder": "attention"}), seed=number)
+        manager.add(name, LoraSpec(targets=dict.fromkeys(["unet", *base.text_encoders], "attention")), seed=number)
         with torch.no_grad():
             for group in manager.trainable(name).values():
                 for parameter in group:
                     noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
-                    parameter.add_(noise, alpha=0.3)
+                    parameter.add_(noise, alpha=SIZES[request.param])
     manager.activate({})
     return base, manager
 
@@ -64,8 +67,9 @@ def by_hand(place, steps_of, mix):
             predictions = []
             for weights in steps_of(number):
                 with manager.using(weights):
-                    empty, full = (encode_prompts(base, [text]) for text in (REQUEST.negative, REQUEST.prompt))
-                    without, given = (unet_forward(base, x, time[None], states) for states in (empty, full))
+                    states = encode_prompts(base, [REQUEST.negative, REQUEST.prompt])
+                    both = unet_forward(base, torch.cat([x, x]), time.repeat(2), states, time_ids(base, 2))
+                without, given = both.chunk(2)
                 predictions.append(without + REQUEST.guidance * (given - without))
             x = scheduler.step(mix(predictions), time, x, return_dict=False)[0]
     return x
@@ -78,7 +82,7 @@ def close(one, two):
 def test_a_constant_schedule_is_the_plain_weight_to_the_byte(place):
     plain = painted(place)
     assert painted(place, weights={"one": "0.8@0 -> 0.8@1", "two": {0: 0.6}}) == plain
-    assert painted(place, weights={"one": {"unet": "0.8@0", "text_encoder": 0.8}, "two": 0.6}) == plain
+    assert painted(place, weights={"one": {"unet": "0.8@0", "*": 0.8}, "two": 0.6}) == plain
 
 
 def test_a_schedule_is_its_weight_of_every_step(place):
@@ -91,7 +95,7 @@ def test_a_schedule_is_its_weight_of_every_step(place):
 
 
 def test_a_schedule_of_one_block_leaves_the_others(place):
-    parts = {"unet": 0.5, "unet.up_blocks": "0@0 -> 1@1", "text_encoder": 0.0}
+    parts = {"unet": 0.5, "unet.up_blocks": "0@0 -> 1@1", "*": 0.0}
     ours = latents(place, weights={"one": parts})
     steps = [{"one": {**parts, "unet.up_blocks": step / 3}} for step in range(4)]
     assert close(ours, by_hand(place, lambda step: [steps[step]], lambda found: found[0]))
@@ -192,7 +196,7 @@ def test_without_weights_it_is_what_is_active(place):
 @pytest.mark.parametrize("compose", ["sum", "switch", "composite"])
 def test_weights_are_back_after_the_pictures_and_after_an_exception(place, compose, monkeypatch):
     _, manager = place
-    before = {"one": 0.3, "two": {"unet": 0.1, "text_encoder": 0.2}}
+    before = {"one": 0.3, "two": {"unet": 0.1, "*": 0.2}}
     calls = []
 
     def failing(*arguments, **more):

@@ -6,13 +6,14 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import WhisperConfig
 
 from tests.tiny_speech import new_whisper, tiny_whisper, write_whisper
 from visionpeft.adapters.spec import LoraSpec, VptSpec
-from visionpeft.errors import AdapterError, BaseModelError, TargetError
+from visionpeft.errors import AdapterError, BaseModelError, ConfigError, TargetError
 from visionpeft.models.family import family_of
 from visionpeft.models.manage import manage
 from visionpeft.models.speech import load_speech
@@ -141,3 +142,24 @@ def test_rank_16_on_q_and_v_of_tiny_en_is_small(tmp_path: Path):
     own = sum(parameter.numel() for parameter in manager.parameters("a").values())
     assert own <= 0.008 * whole
     assert manager.capture("a").save(tmp_path / "a.safetensors").stat().st_size <= 1.3e6
+
+
+def test_a_shortened_base_hears_the_first_of_what_it_heard(tmp_path: Path):
+    whole, short = tiny_whisper(tmp_path / "a"), tiny_whisper(tmp_path / "b")
+    short.shorten(1)
+    assert (whole.window, short.window) == (2.0, 1.0)
+    assert short.hash == whole.hash
+    sound = np.random.default_rng(0).standard_normal(12_000).astype(np.float32)
+    long, cut = (b.features(sound, sampling_rate=16_000, return_tensors="pt").input_features for b in (whole, short))
+    assert (long.shape[2], cut.shape[2]) == (200, 100)
+    encoder = whole.model.model.encoder
+    kept = encoder.embed_positions.weight[:50]
+    assert torch.equal(short.model.model.encoder.embed_positions.weight, kept)
+    with torch.no_grad():
+        by_hand = torch.nn.functional.gelu(encoder.conv2(torch.nn.functional.gelu(encoder.conv1(cut)))).mT + kept
+        for layer in encoder.layers:
+            by_hand = layer(by_hand, None)
+        heard = short.model.model.encoder(cut).last_hidden_state
+    assert torch.allclose(heard, encoder.layer_norm(by_hand), atol=1e-6)
+    with pytest.raises(ConfigError, match=r"data.window: 3 s, but .* hears 1 s at once"):
+        short.shorten(3)

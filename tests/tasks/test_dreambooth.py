@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from visionpeft.adapters.spec import LoraSpec
 from visionpeft.data.order import Position, positions
 from visionpeft.errors import ConfigError, DataError
-from visionpeft.models.prompts import PromptStates, encode_prompts, unet_forward
+from visionpeft.models.prompts import PromptStates, encode_ids, encode_prompts, unet_forward
 from visionpeft.tasks.dreambooth_settings import PreviewConfig
 from visionpeft.training.rng import StepRng
 
@@ -258,20 +258,22 @@ def test_text_encoders_run_only_where_they_train(make, monkeypatch):
     fixed, moving = make(), make(adapter=BOTH)
     calls = []
 
-    def watched(base, prompts):
-        calls.append(prompts)
-        return encode_prompts(base, prompts)
+    def watched(base, ids):
+        calls.append(base.tokenizers["text_encoder"].batch_decode(ids["text_encoder"], skip_special_tokens=True))
+        return encode_ids(base, ids)
 
-    monkeypatch.setattr("visionpeft.tasks.dreambooth.encode_prompts", watched)
-    step(fixed)
-    assert calls == []
-    step(moving)
-    assert calls == [["a photo of sks robot"]]
+    monkeypatch.setattr("visionpeft.tasks.dreambooth.encode_ids", watched)
+    with monkeypatch.context() as patch:
+        patch.setattr("visionpeft.tasks.dreambooth.encode_prompts", lambda *given: pytest.fail("spelled in a step"))
+        step(fixed)
+        assert calls == []
+        step(moving)
+        assert calls == [["a photo of sks robot"]]
     word = {"subject_token": "trained", "word": "<sks>", "prompt": "a photo of <sks> robot"}
     learning = make(instance=word, prior=TAUGHT)
     calls.clear()
     step(learning)
-    assert calls == [["a photo of <sks> robot"]]  # the word moves nothing else
+    assert [[prompt.replace(" ", "") for prompt in prompts] for prompts in calls] == [["aphotoof<sks>robot"]]
 
 
 def test_states_that_are_kept_are_those_that_would_be_encoded(make):

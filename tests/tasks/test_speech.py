@@ -20,7 +20,10 @@ from visionpeft.data.order import positions
 from visionpeft.data.speech.utterances import Timed, Utterance, Utterances
 from visionpeft.delivery.speech import build
 from visionpeft.errors import ConfigError, DataError
-from visionpeft.inference.listener import Listener, SpeechAbout
+from visionpeft.inference.about import SpeechAbout
+from visionpeft.inference.listener import Listener
+from visionpeft.models.manage import manage
+from visionpeft.models.masks import UNMASKED
 from visionpeft.models.speech import SpeechBase
 from visionpeft.tasks.speech import NAME, Transcription
 from visionpeft.tasks.speech_settings import TranscribeData
@@ -137,7 +140,9 @@ def configured(place: Path, **more: object):
 def prepared(place: Path, tmp_path: Path, **more: object) -> Transcription:
     config = configured(place, **more)
     task = build(config)
-    fit(task, TrainConfig(steps=1, batch_size=2, learning_rate=0.0, max_grad_norm=None), tmp_path / "prepared")
+    memory = config.train.memory
+    train = TrainConfig(steps=1, batch_size=2, learning_rate=0.0, max_grad_norm=None, memory=memory)
+    fit(task, train, tmp_path / "prepared")
     return task
 
 
@@ -204,6 +209,46 @@ def test_checkpointing_passes_the_same_gradients(place: Path, tmp_path: Path):
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("dropout", "reason"), [(0.0, ""), (0.5, "'dropout' of")])
+def test_random_states_are_kept_for_recomputing_only_where_something_is_drawn(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float, reason: str
+):
+    asked = list[int]()
+    state = torch.get_rng_state()
+    adapter = {"method": "lora", "rank": 2, "dropout": dropout}
+    task = build(configured(place, adapter=adapter))
+    config = TrainConfig(steps=1, batch_size=2, learning_rate=0.0, gradient_checkpointing=True)
+    fit(task, config, tmp_path / "run")
+    assert reason in task.unrecordable
+    assert bool(task.unrecordable) == bool(reason)
+    task.base.model.train()
+    monkeypatch.setattr(torch, "get_rng_state", lambda: asked.append(1) or state)
+    task.loss(task.batch(positions(0, task.samples(), 0, 2)), None).loss_sum.backward()  # pyright: ignore
+    assert bool(asked) == bool(reason)
+
+
+def test_attention_without_masks_is_the_models_own(place: Path, tmp_path: Path):
+    task = prepared(place, tmp_path)
+    batch = task.batch(positions(0, task.samples(), 0, 2))
+    found = task.loss(batch, None).loss_sum  # pyright: ignore[reportArgumentType]
+    assert task.base.model.config._attn_implementation == UNMASKED
+    task.base.model.set_attn_implementation("eager")
+    expected = task.loss(batch, None).loss_sum  # pyright: ignore[reportArgumentType]
+    assert torch.allclose(found, expected, rtol=1e-5)
+
+
+def test_a_shorter_window_is_for_training_alone(place: Path, tmp_path: Path):
+    data = {**speech_settings(place)["data"], "window": 1}  # pyright: ignore
+    task = prepared(place, tmp_path, data=data)
+    batch = task.batch(positions(0, task.samples(), 0, 2))
+    assert batch.features.shape[2] == 100
+    assert task.loss(batch, None).loss_sum.isfinite()  # pyright: ignore[reportArgumentType]
+    adapter = task.capture()
+    whole = tiny_whisper(tmp_path / "whole")
+    assert adapter.metadata.base_hash == whole.hash
+    manage(whole).attach("a", adapter)
+
+
 def test_learning_learns_and_evaluation_writes_it_down(place: Path, tmp_path: Path):
     train = {"steps": 150, "batch_size": 4, "learning_rate": 3e-3, "evaluate_every": 150}
     config = configured(place, adapter={"method": "full"}, train=train)
@@ -236,8 +281,8 @@ def test_speech_beyond_the_window_is_refused_by_name(base: SpeechBase):
         Transcription(base, splits, data, LoraSpec(), SpeechAbout(language="mr"))
 
 
-def test_texts_come_in_the_order_of_clips_whatever_the_batch(base: SpeechBase):
-    listener = Listener(base, SpeechAbout(language="en"))
+def test_texts_come_in_the_order_of_clips_whatever_the_batch(tmp_path: Path):
+    listener = Listener(tiny_whisper(tmp_path, seed=1), SpeechAbout(language="en"))
     rng = np.random.default_rng(0)
     clips = [rng.standard_normal(8000 + 1000 * n).astype(np.float32) * 0.1 for n in range(5)]
     one = listener.texts(clips, batch_size=1)
@@ -246,7 +291,9 @@ def test_texts_come_in_the_order_of_clips_whatever_the_batch(base: SpeechBase):
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"int8": True}, {"adapter": {"method": "prompt"}}], ids=["lora", "int8", "prompt"]
+    "more",
+    [{}, {"train": {"memory": {"base": "nf4"}}}, {"adapter": {"method": "prompt"}}],
+    ids=["lora", "nf4", "prompt"],
 )
 def test_a_step_reads_nothing_back_from_the_device(place: Path, tmp_path: Path, more: dict[str, object]):
     data = {**speech_settings(place)["data"], "augment": {"time_masks": 2, "mel_masks": 2}}  # pyright: ignore

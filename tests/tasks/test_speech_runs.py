@@ -135,10 +135,10 @@ def test_micro_batches_come_to_the_same(place: Path, tmp_path: Path):
         torch.testing.assert_close(tensor, made[1].tensors[name], atol=2e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("int8", [False, True])
-def test_it_learns_and_the_file_says_the_same(place: Path, tmp_path: Path, int8: bool):
-    train = {"steps": 40, "batch_size": 8, "learning_rate": 1e-2, "log_every": 1}
-    config = configured(place, int8=int8, adapter={"method": "lora", "rank": 8, "targets": "all-linear"}, train=train)
+@pytest.mark.parametrize("base", ["auto", "int8", "nf4"])
+def test_it_learns_and_the_file_says_the_same(place: Path, tmp_path: Path, base: str):
+    train = {"steps": 40, "batch_size": 8, "learning_rate": 1e-2, "log_every": 1, "memory": {"base": base}}
+    config = configured(place, adapter={"method": "lora", "rank": 8, "targets": "all-linear"}, train=train)
     task = build(config)
     result = fit(task, config.train, tmp_path)
     found = losses(tmp_path)
@@ -150,7 +150,7 @@ def test_it_learns_and_the_file_says_the_same(place: Path, tmp_path: Path, int8:
     told = Listener(opened.base, task.listener.about).texts(clips)
     task.base.model.eval()
     assert len(set(told)) > 1
-    if not int8:  # the file is measured on whole weights
+    if base == "auto":  # the file is measured on whole weights
         assert told == task.listener.texts(clips)
 
 

@@ -2,11 +2,20 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from tests.tiny import tiny_sd1, tiny_sdxl
 from tests.training.test_resume import FULL, STEPS, Listening, Stopping, everything
 from tests.training.toy import Toy
+from visionpeft.adapters.spec import LoraSpec
+from visionpeft.models.base import Base, weights_hash
+from visionpeft.models.family import components_of, family_of
+from visionpeft.models.joined_attention import JoinedAttention
+from visionpeft.tasks.dreambooth import DreamBooth
+from visionpeft.tasks.dreambooth_settings import DreamBoothData
 from visionpeft.training.engine import fit
 from visionpeft.training.interrupt import TrainingInterruptedError
 from visionpeft.training.optim import OptimizerConfig
@@ -101,3 +110,107 @@ def test_auto_is_bfloat16_where_the_device_computes_in_it(tmp_path):
     fit(task, TrainConfig(steps=1), tmp_path)
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     assert task.context.dtype == (torch.bfloat16 if native else torch.float16)
+
+
+BOTH = {"unet": "attention", "text_encoder": "attention"}
+PRIOR = {"prompt": "a photo of a robot", "count": 2, "steps": 1}
+WORKS = {
+    "unet": ({"unet": "attention"}, {}),
+    "unet, text encoder, class pictures": (BOTH, {"prior": PRIOR}),
+    "taught by the base": (BOTH, {"prior": {**PRIOR, "target": "base"}}),
+    "convolutions": ({"unet": ("attention", "conv")}, {}),
+}
+
+
+@pytest.fixture
+def dreambooth(tmp_path, monkeypatch):
+    """Makes DreamBooth tasks on a tiny pipeline: dreambooth("unet", "sd1", dropout=0.0)."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for n in range(2):
+        pixels = np.random.default_rng(n).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{n}.png")
+
+    def made(work, family="sd1", dropout=0.0):
+        targets, more = WORKS[work]
+        pipeline = {"sd1": tiny_sd1, "sdxl": tiny_sdxl}[family]()
+        base = Base(pipeline, family_of(pipeline), f"tiny/{family}", weights_hash(components_of(pipeline)))
+        data = {"instance": {"images": photos, "prompt": "a photo of sks robot"}, **more}
+        return DreamBooth(base, DreamBoothData.model_validate(data), LoraSpec(rank=4, dropout=dropout, targets=targets))
+
+    return made
+
+
+REAL = TrainConfig(
+    steps=8, batch_size=1, gradient_accumulation=2, ema=0.9, schedule="linear", learning_rate=1e-3, deterministic=True
+)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("work", WORKS)
+def test_recorded_dreambooth_is_the_same_to_the_last_bit(dreambooth, tmp_path, work, precision, dropout):
+    heard = {}
+    for record in ("auto", "off"):
+        heard[record] = Listening()
+        config = REAL.model_copy(update={"precision": precision, "record": record})
+        fit(dreambooth(work, dropout=dropout), config, tmp_path / record, progress=heard[record])
+    assert [line for line in heard["auto"].lines if "record" in line] == []
+    assert everything(tmp_path / "auto", 8) == everything(tmp_path / "off", 8)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_recorded_recomputing_steps_are_the_same(dreambooth, tmp_path, family):
+    heard = Listening()
+    for record in ("auto", "off"):
+        changes = {"precision": "bf16", "record": record, "gradient_checkpointing": True}
+        fit(dreambooth("unet", family), REAL.model_copy(update=changes), tmp_path / record, progress=heard)
+    assert [line for line in heard.lines if "record" in line] == []
+    assert everything(tmp_path / "auto", 8) == everything(tmp_path / "off", 8)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_compiled_recorded_steps_learn_the_same(dreambooth, tmp_path, family, recompute):
+    heard, found = Listening(), {}
+    for setting in ("on", "off"):
+        changes = {"precision": "bf16", "compile": setting, "gradient_checkpointing": recompute, "learning_rate": 1e-4}
+        config = REAL.model_copy(update={**changes, "deterministic": False})
+        found[setting] = fit(dreambooth("unet", family), config, tmp_path / setting, progress=heard).last
+    assert [line for line in heard.lines if "record" in line or "compiled" in line] == []
+    # AdamW's first steps go by the gradients' signs, which rounding turns where they are small
+    for name, tensor in found["off"].tensors.items():
+        torch.testing.assert_close(found["on"].tensors[name], tensor, rtol=0.0, atol=2e-3, msg=name)
+
+
+def test_the_placed_unet_is_channels_last_joined_and_computes_without_autocast(dreambooth, tmp_path):
+    task = dreambooth("unet")
+    cast = []
+    task.base.unet.register_forward_pre_hook(lambda *given: cast.append(torch.is_autocast_enabled("cuda")))
+    fit(task, REAL.model_copy(update={"precision": "bf16", "steps": 4}), tmp_path)
+    kernel = task.base.unet.down_blocks[0].resnets[0].conv1.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    assert cast
+    assert not any(cast)
+    assert all(isinstance(part, JoinedAttention) for part in task.base.unet.attn_processors.values())
+
+
+def test_a_step_of_dreambooth_never_waits(dreambooth, tmp_path):
+    class Watched(DreamBooth):
+        def loss(self, batch, rng):
+            self.losses = getattr(self, "losses", 0) + 1
+            if self.losses < 3:  # libraries wait when they come to be
+                return super().loss(batch, rng)
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                out = super().loss(batch, rng)
+                out.loss_sum.backward(retain_graph=True)
+                return out
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+    task = dreambooth("taught by the base")
+    task.__class__ = Watched
+    fit(task, REAL.model_copy(update={"precision": "bf16", "record": "off", "steps": 3}), tmp_path)
+    assert task.losses > 3

@@ -9,6 +9,7 @@ from torch import nn
 
 from visionpeft.errors import ConfigError, MissingExtraError
 from visionpeft.training.ema import Ema
+from visionpeft.training.flat import FlatWeights
 from visionpeft.training.optim import OPTIMIZERS, OptimizerConfig, build_optimizer, rates_of
 from visionpeft.training.schedules import SCHEDULES, schedule_factor
 
@@ -85,7 +86,7 @@ def test_schedules_at_known_places():
 
 def test_the_average_is_its_recursion_and_swaps_exactly():
     parameter = nn.Parameter(torch.tensor([1.0, 2.0]))
-    ema = Ema([parameter], decay=0.5)
+    ema = Ema(FlatWeights({"unet": [parameter]}), decay=0.5)
     expected = torch.tensor([1.0, 2.0], dtype=torch.float64)
     for step in range(20):
         parameter.data.mul_(1.1)

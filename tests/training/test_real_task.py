@@ -4,10 +4,13 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.tiny import tiny_sd1
 from tests.training.test_resume import everything
+from tests.training.test_steps import Replaying, recorders
+from visionpeft.adapters.layers import Branch
 from visionpeft.adapters.spec import LoraSpec
 from visionpeft.models.base import Base, weights_hash
 from visionpeft.models.family import components_of, family_of
@@ -16,6 +19,8 @@ from visionpeft.tasks.dreambooth_settings import DreamBoothData
 from visionpeft.training.engine import fit
 from visionpeft.training.interrupt import TrainingInterruptedError
 from visionpeft.training.settings import TrainConfig
+
+__all__ = ["recorders"]
 
 CONFIG = TrainConfig(
     steps=4, batch_size=1, gradient_accumulation=2, ema=0.9, schedule="linear",
@@ -57,9 +62,50 @@ def make(tmp_path, monkeypatch):
     return made
 
 
-def test_dreambooth_goes_on_bit_equal(make, tmp_path):
-    fit(make(DreamBooth), CONFIG, tmp_path / "straight")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_dreambooth_goes_on_bit_equal(make, tmp_path, precision):
+    config = CONFIG.model_copy(update={"precision": precision})
+    fit(make(DreamBooth), config, tmp_path / "straight")
     with pytest.raises(TrainingInterruptedError, match="after step 2"):
-        fit(make(Stopping), CONFIG, tmp_path / "stopped")
-    fit(make(DreamBooth), CONFIG, tmp_path / "stopped", resume="auto")
+        fit(make(Stopping), config, tmp_path / "stopped")
+    fit(make(DreamBooth), config, tmp_path / "stopped", resume="auto")
     assert everything(tmp_path / "stopped", 4) == everything(tmp_path / "straight", 4)
+
+
+def test_recorded_half_precision_steps_are_the_same(make, tmp_path, recorders):
+    config = CONFIG.model_copy(update={"precision": "bf16"})
+    fit(make(DreamBooth), config, tmp_path / "launched")
+    recorders.append(Replaying())
+    fit(make(DreamBooth), config, tmp_path / "recorded")
+    assert recorders[-1].recorded > 1
+    assert everything(tmp_path / "recorded", 4) == everything(tmp_path / "launched", 4)
+
+
+class Looking(DreamBooth):
+    """Notes how its losses are computed, and that none of them spells a prompt."""
+
+    def loss(self, batch, rng):
+        self.base.pipeline.tokenizer, kept = None, self.base.pipeline.tokenizer
+        try:
+            out = super().loss(batch, rng)
+        finally:
+            self.base.pipeline.tokenizer = kept
+        self.heard = [*getattr(self, "heard", []), (torch.is_autocast_enabled("cpu"), float(out.loss_sum.detach()))]
+        return out
+
+
+@pytest.mark.parametrize("adapter", [ADAPTER, LoraSpec(rank=2, targets={"unet": ("attention", "conv"),
+                                                                        "text_encoder": "mlp"})])  # fmt: skip
+def test_half_precision_needs_no_autocast_and_loses_little(make, tmp_path, adapter):
+    found = {}
+    for precision in ("fp32", "bf16"):
+        task = make(Looking)
+        task.manager.remove("subject")
+        task.report = task.manager.add("subject", adapter)
+        fit(task, CONFIG.model_copy(update={"precision": precision}), tmp_path / precision)
+        assert not any(cast for cast, _ in task.heard)
+        branches = [part for part in task.base.unet.modules() if isinstance(part, Branch)]
+        assert all(bool(part.copies) == (precision == "bf16") for part in branches)
+        found[precision] = torch.tensor([loss for _, loss in task.heard])
+    torch.testing.assert_close(found["bf16"], found["fp32"], rtol=0.03, atol=0.01)
+    assert not torch.equal(found["bf16"], found["fp32"])

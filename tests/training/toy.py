@@ -46,6 +46,7 @@ class Toy:
     figures: dict[int, dict[str, float]] = field(default_factory=dict)
     name: str = "toy"
     unrecordable: str = ""
+    autocast: bool = True
     deaf: bool = False
     shares: dict[str, float] = field(default_factory=dict)
 
@@ -115,6 +116,8 @@ class Toy:
     def preview(self, step: int) -> list[Artifact]:
         torch.rand(7)
         path = self.context.output / "previews" / f"{step:06d}.png"
+        if not self.context.processes.main:
+            return []
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (2, 2), (step % 256, 0, 0)).save(path)
         return [Artifact("grid", path, f"after {step} steps")]

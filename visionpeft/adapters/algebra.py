@@ -179,7 +179,7 @@ def _kron_half(parts: Parts, half: str) -> Tensor:
     core = parts.get("lokr_t2") if half == "2" else None
     if core is None:
         return first @ second.flatten(1)
-    return torch.einsum("ijkl,jr,ip->prkl", _wide(core), second, first).flatten(1)
+    return torch.einsum("ijkl,jr,ip->prkl", _wide(core), second, first).flatten(1).contiguous()  # as torch.kron wants
 
 
 def rotations(vectors: Tensor, terms: int) -> Tensor:

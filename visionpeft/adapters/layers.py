@@ -3,13 +3,14 @@
 ``y = base(x) + Σ wᵢ · δᵢ(x)`` for every method, so any adapters may be active together at any weight. The branches hold
 float32 masters whatever the base's type. Without autocast a branch computes in float32 and the sum is cast to the
 base's output type; under autocast its matrix products follow autocast, while a ΔW that is formed is formed in float32.
+In training a branch may be told its products' type, and be given copies of its masters in it; autocast is not needed.
 Nothing in the forward pass reads a value back from the device or branches on one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from visionpeft.adapters.algebra import DIFF, bias_delta, delta, ia3_factor, scales_input
-from visionpeft.adapters.joined import low_rank_linear
+from visionpeft.adapters.joined import FrozenWeight, frozen_weight, low_rank_linear
 from visionpeft.adapters.slots import SLOT, Active, Part, Slot, attribute
 from visionpeft.adapters.spec import DropoutSpec, LoraSpec, Spec, scale_of
 
@@ -69,6 +70,13 @@ class AdaptedLayer(Slot):
         """An attribute of the module in the slot; its parameters as they act, since some models read them directly."""
         return self._shifted().get(name) if self._shifts and name in self.base._parameters else super().of_base(name)
 
+    def term(self, x: Tensor) -> LoraTerm | None:
+        """Return what makes up the output for x, where one LoRA branch beside a linear layer is all that acts."""
+        if self._shifts or len(self._adds) != 1:
+            return None
+        name, weight = self._adds[0]
+        return lora_term(self.base, self.branches[SLOT + name], weight, x)
+
     def _shifted(self) -> dict[str, Tensor]:
         """``W + Σ wᵢ Dᵢ`` of every parameter that is shifted, in its own type."""
         total: dict[str, Tensor] = {}
@@ -81,11 +89,9 @@ class AdaptedLayer(Slot):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return ``base(x) + Σ wᵢ · δᵢ(x)``, the first term with the shifted parameters in place of the base's."""
-        if len(args) == 1 and not self._shifts and len(self._adds) == 1:
-            name, weight = self._adds[0]
-            joined = joined_output(self.base, self.branches[SLOT + name], weight, args[0])
-            if joined is not None:
-                return joined
+        if len(args) == 1 and (term := self.term(args[0])) is not None:
+            bias = getattr(term.base, "bias", None)
+            return low_rank_linear(args[0], term.frozen, bias, term.down, term.up, term.scale, term.dtype)
         if not self._shifts:
             total = out = self.base(*args, **kwargs)
         else:
@@ -114,6 +120,11 @@ class Branch(Part):
         live: the method's δ.
         parts: parameters by name, float32.
         start: frozen factors that are subtracted (PiSSA, OLoRA), or nothing.
+
+    Attributes:
+        computes: in training without autocast, the type of the products; None is float32.
+        copies: in training, what the products are made with in place of the parameters, by their names; their owner
+            keeps them up to date, and takes the gradients that come to them.
     """
 
     kind = AdaptedLayer
@@ -131,6 +142,8 @@ class Branch(Part):
         self.spec, self.path, self.live = spec, path, live
         self.scale = scale_of(spec, path)
         self.dropout = spec.dropout if isinstance(spec, DropoutSpec) else 0.0
+        self.computes: torch.dtype | None = None
+        self.copies: Mapping[str, Tensor] = {}
         self._base = (base,)  # in a tuple, so that it is no child of this module
         self._starts = tuple(start)
         for name, part in start.items():
@@ -140,6 +153,10 @@ class Branch(Part):
     def base(self) -> nn.Module:
         """The base layer."""
         return self._base[0]
+
+    def stand_on(self, base: nn.Module) -> None:
+        """Belong to another layer from now on, which does the same as the one before."""
+        self._base = (base,)
 
     @property
     def start(self) -> dict[str, Tensor]:
@@ -157,18 +174,34 @@ class Branch(Part):
             "lora_B.weight": torch.cat([parts["lora_B.weight"], -start["lora_B.weight"]], dim=1),
         }
 
+    @property
+    def factors(self) -> Mapping[str, Tensor]:
+        """What the products are made with."""
+        return self.copies if self.copies and self.training else self.whole
+
+    @property
+    def takes_copies(self) -> bool:
+        """Whether its products can be made with copies of the parameters."""
+        return self.live is lora_live and not self._starts
+
     def changes(self, base: nn.Module) -> dict[str, Tensor]:
         """ΔW, and Δb where the method changes the bias, by the parameter's name."""
-        weight, bias = base.get_parameter("weight"), getattr(base, "bias", None)
+        weight: Tensor = base.weight  # pyright: ignore[reportAssignmentType]
+        bias = getattr(base, "bias", None)
         shift = None if bias is None else bias_delta(self.spec, self.parts, bias)
         change = {"weight": delta(self.spec, self.whole, weight, path=self.path)}
         return change if shift is None else {**change, "bias": shift}
 
     def forward(self, x: Tensor, out: Tensor) -> Tensor:
         """Return δ(x), given the base layer's output for x."""
-        if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.float32)
-        return self.live(self, F.dropout(x, self.dropout, self.training and self.dropout > 0), out)
+        dtype = type_of_products(self, x)
+        if dtype is None:
+            return self.live(self, self._dropped(x.to(torch.float32)), out)
+        with torch.autocast(x.device.type, dtype=dtype):
+            return self.live(self, self._dropped(x), out)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training and self.dropout > 0)
 
 
 class Shift(Part):
@@ -206,20 +239,37 @@ class Still(Part):
         super().__init__({})
 
 
-def joined_output(base: nn.Module, branch: nn.Module, weight: float, x: Tensor) -> Tensor | None:
-    """Return a linear layer's output with its one LoRA branch in it, where autocast says in which type; else None."""
+def type_of_products(branch: Branch, x: Tensor) -> torch.dtype | None:
+    """Return what a branch's products are computed in: as autocast says, else as the branch is told in training."""
     kind = x.device.type
-    if type(base) is not nn.Linear or not isinstance(branch, Branch) or not torch.is_autocast_enabled(kind):
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return branch.computes if branch.training else None
+
+
+class LoraTerm(NamedTuple):
+    """What a frozen linear layer and its one LoRA branch multiply an input with: ``W x + b + scale · B A x``."""
+
+    base: nn.Module
+    frozen: FrozenWeight
+    down: Tensor
+    up: Tensor
+    scale: float
+    dtype: torch.dtype
+
+
+def lora_term(base: nn.Module, branch: nn.Module, weight: float, x: Tensor) -> LoraTerm | None:
+    """Return the products that make up the output for x, where they are of that kind and have a type; else None."""
+    frozen = frozen_weight(base)
+    if frozen is None or not isinstance(branch, Branch):
         return None
     if branch.live is not lora_live or (branch.training and branch.dropout > 0) or not x.is_floating_point():
         return None
-    if base.weight.requires_grad:
+    dtype = type_of_products(branch, x)
+    if dtype is None:
         return None
-    parts = branch.whole
-    return low_rank_linear(
-        x, base.weight, base.bias, parts["lora_A.weight"], parts["lora_B.weight"], weight * branch.scale,
-        torch.get_autocast_dtype(kind),
-    )  # fmt: skip
+    parts = branch.factors
+    return LoraTerm(base, frozen, parts["lora_A.weight"], parts["lora_B.weight"], weight * branch.scale, dtype)
 
 
 def apply_weight(base: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
@@ -236,7 +286,7 @@ _BY_DIMENSIONS: dict[int, Any] = {2: F.linear, 3: F.conv1d, 4: F.conv2d}
 def lora_live(branch: Branch, x: Tensor, out: Tensor) -> Tensor:
     """``scale · B A x``, through the narrow middle."""
     del out
-    parts = branch.whole
+    parts = branch.factors
     hidden = apply_weight(branch.base, x, parts["lora_A.weight"])
     up = parts["lora_B.weight"]
     return branch.scale * _BY_DIMENSIONS[up.ndim](hidden, up)

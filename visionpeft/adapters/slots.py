@@ -55,6 +55,9 @@ class Part(nn.Module):
         """What is saved, by name."""
         return dict(self.parts)
 
+    def stand_on(self, base: nn.Module) -> None:
+        """Belong to another module from now on, which does the same as the one before."""
+
     def _apply(self, fn: Move, recurse: bool = True) -> Part:
         return super()._apply(keeping_float32(fn), recurse)
 
@@ -107,6 +110,13 @@ class Slot(nn.Module):
 
     def check(self) -> None:
         """Raise AdapterError where the active parts cannot act together."""
+
+    def exchange(self, base: nn.Module) -> None:
+        """Put another module that does the same into the slot."""
+        self.base = base
+        for part in self.branches.values():
+            if isinstance(part, Part):
+                part.stand_on(plain(base))
 
     def follow(self) -> None:
         """Take over the mode and the device of the module in the slot."""

@@ -47,7 +47,7 @@ class TokenEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Return the embeddings [..., width] of ids [...], in the frozen embedding's type."""
         known = ids < self.first
-        out = self.base(ids.where(known, 0))
+        out = self.base(ids.masked_fill(~known, 0))
         table = torch.cat(list(self.rows.values()))
         trained = F.embedding((ids - self.first).clamp_min(0), table)
         return out.where(known.unsqueeze(-1), trained.to(out.dtype))

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from visionpeft import __version__
-from visionpeft.cli import adapters, change, machine, pictures, runs, speech, vision
-from visionpeft.errors import VisionPeftError
+from visionpeft.cli import adapters, change, machine, pictures, plan, runs, speech, vision
+from visionpeft.compute.devices import first_process
+from visionpeft.errors import ProcessError, VisionPeftError
 
 DEBUG = "VISIONPEFT_DEBUG"
 """Set to 1, a failure shows its traceback."""
+
+_FIRST = 3.0
+"""Seconds that other processes than the first keep a failure to themselves."""
 
 app = typer.Typer(
     name="visionpeft",
@@ -27,7 +32,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *runs.COMMANDS, *pictures.COMMANDS, *vision.COMMANDS, *speech.COMMANDS, *adapters.COMMANDS, *change.COMMANDS,
-    *machine.COMMANDS,
+    *plan.COMMANDS, *machine.COMMANDS,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(command.name, short_help=command.summary, epilog=f"\b\nExample:\n  {command.example}")(command.function)
@@ -90,11 +95,21 @@ def run_guarded(work: Callable[[], Any]) -> int:
         where = getattr(getattr(error, "ctx", None), "command_path", "visionpeft")
         message = error.format_message().strip()
         return _say(f"{message}{'' if message[-1:] in '.?!' else '.'} Try: {where} --help", 2, error)
+    except ProcessError as error:
+        return error.exit_status if error.told else _say(str(error), error.exit_status, error)
     except VisionPeftError as error:
+        _let_the_first_speak()
         return _say(str(error), error.exit_status, error)
     except Exception as error:  # noqa: BLE001 - the last net: whatever it is, the user gets one line
+        _let_the_first_speak()
         return _unexpected(error)
     return status if isinstance(status, int) else 0
+
+
+def _let_the_first_speak() -> None:
+    """Give the first of several processes the time to tell what all of them have met: its launcher then ends them."""
+    if not first_process():
+        time.sleep(_FIRST)
 
 
 def _unexpected(error: Exception) -> int:

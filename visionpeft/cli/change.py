@@ -48,14 +48,14 @@ def resize(
     json: Json = False,
 ) -> None:
     """Cut an adapter to a rank, or to a share of its energy, exactly, and say what that keeps."""
-    from visionpeft.files import inspect, read
+    from visionpeft.files import read
     from visionpeft.files.change import resize as resized
     from visionpeft.files.change import write
 
     model = base_model(base)
     weights = weights_and_biases(model)
     found = resized(read(file, weights), rank, energy, weights, drop=drop)
-    chosen = format or inspect(file)["format"]
+    chosen = format or _own_format(file)
     done = write(found.adapter, output, chosen, base=model, dtype=dtype, overwrite=overwrite)
     tell([done], {"file": done.path, "format": chosen, **kept(found), "proof": done.proof}, kept(found), json=json)
 
@@ -131,11 +131,11 @@ def split(
     json: Json = False,
 ) -> None:
     """Write an adapter as one file for each component or block; together they are the adapter."""
-    from visionpeft.files import inspect, read
+    from visionpeft.files import read
     from visionpeft.files.change import split as parted
     from visionpeft.files.change import write
 
-    chosen, model = format or inspect(file)["format"], base_model(base)
+    chosen, model = format or _own_format(file), base_model(base)
     adapter = read(file, weights_and_biases(model))
     family = adapter.metadata.model_copy(update={"family": _family(adapter)})
     made = [
@@ -206,6 +206,15 @@ def strengths(text: str) -> tuple[Path, LayerWeights]:
         return Path(path), number_of(weights, text, path)
     pairs = [pair.rpartition(":") for pair in weights.split(",")]
     return Path(path), {part: number_of(number, text, path) for part, _, number in pairs}
+
+
+def _own_format(file: Path) -> str:
+    """FILE's own format; where that is one that is read only, kohya for Stable Diffusion and native for the rest."""
+    from visionpeft.files import FORMATS, inspect
+
+    facts = inspect(file)
+    spare = "kohya" if facts["family"] in ("sd1", "sd2", "sdxl") else "native"
+    return facts["format"] if facts["format"] in FORMATS else spare
 
 
 def _entry(text: str) -> tuple[str, str]:

@@ -25,6 +25,9 @@ SDPA = {
 }
 """torch's own backends: our name -> the name in torch.nn.attention.SDPBackend."""
 
+FORCED = {"flash": "sdpa flash", "cudnn": "sdpa cudnn", "efficient": "sdpa efficient", "xformers": "xformers"}
+"""What ``train.attention`` may force -> its name among the backends."""
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -44,7 +47,7 @@ class Backend:
 def probe(device: torch.device) -> list[Backend]:
     """Run every backend on a device, forward and backward, against float64 attention written out."""
     rows = [try_backend(name, device, _sdpa(kind)) for name, kind in SDPA.items()]
-    return [*rows, try_backend("xformers", device, _xformers)]
+    return [*rows, try_backend("xformers", device, xformers_attend)]
 
 
 def try_backend(name: str, device: torch.device, attend: Attend) -> Backend:
@@ -92,8 +95,8 @@ def _sdpa(kind: str) -> Attend:
     return attend
 
 
-def _xformers(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """The attention of xformers, which wants [batch, sequence, heads, width]."""
+def xformers_attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Return the attention of xformers, which wants [batch, sequence, heads, width]; here heads come before."""
     from importlib import import_module
 
     ops = import_module("xformers.ops")

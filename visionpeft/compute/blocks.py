@@ -1,75 +1,131 @@
-"""The repeated blocks of a model: layers of a transformer, residual and attention blocks of a UNet, stages of a CNN."""
+"""The repeated blocks of a model, and which of them a lever is pulled on: by size, by order, without running them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
-from visionpeft.adapters.heads import HeadSlot
-from visionpeft.adapters.slots import Part, Slot, plain
+from visionpeft.adapters.slots import Slot
+from visionpeft.compute.thrift import Thrift
+from visionpeft.errors import ConfigError
+
+_KINDS = re.compile(
+    r"ResnetBlock2D|BasicTransformerBlock"  # Stable Diffusion's UNet
+    r"|\w*(Encoder|Decoder)Layer"  # CLIP, Whisper, the DETR family, torch's own
+    r"|(ViT|DeiT|Beit|Yolos|Dinov2|DINOv3ViT|Swin|Swinv2|ConvNext|ConvNextV2|RfDetr\w*|DINOv3ConvNext)Layer"
+    r"|\w*(ResNet(Basic|BottleNeck)|CSPRep|HGNetV2Basic)Layer"  # what detectors look through
+)
+"""Classes of blocks: each is called once a forward pass, after the one before it."""
 
 
-def blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Path -> block, in the model's order; none holds another, and no weight of one is used outside of it.
+def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the finest repeated blocks of a model by path, in the order of its modules."""
+    modules = [(path, module) for path, module in model.named_modules() if _is_block(module)]
+    return {path: module for path, module in modules if not any(map(_is_block, list(module.modules())[1:]))}
 
-    transformers and diffusers name the classes that belong together (``_no_split_modules``): those that come several
-    times are blocks, the smallest where they hold each other. Elsewhere they are the members of one class in a list.
-    Adapters' slots are passed through; what an adapter's head stands for is no block.
+
+def _is_block(module: nn.Module) -> bool:
+    name = type(module).__name__.removeprefix("FSDP")  # of the class that a block has where it is shared out
+    return not isinstance(module, Slot) and _KINDS.fullmatch(name) is not None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which blocks a run's levers are pulled on, by their place among all blocks.
+
+    Attributes:
+        streamed: their frozen weights wait in main memory.
+        recomputed: their activations are computed again in the backward pass.
+        offloaded: their activations wait in main memory; none of the recomputed.
     """
-    kinds = Counter(type(module).__name__ for module in model.modules())
-    named = {name for name in _named(model) if kinds[name] > 1}
-    found = dict(_found(model, "", named))
-    shared = _used_elsewhere(model, set(found.values()))
-    return {path: block for path, block in found.items() if block not in shared and _frozen(block)}
+
+    streamed: frozenset[int]
+    recomputed: frozenset[int]
+    offloaded: frozenset[int]
+
+    @property
+    def any(self) -> bool:
+        """Whether there are any."""
+        return bool(self.streamed or self.recomputed or self.offloaded)
 
 
-def _named(model: nn.Module) -> set[str]:
-    """The classes that the libraries call undivided, of the model and of the models in it."""
-    return {str(name) for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+def choose(model: nn.Module, thrift: Thrift) -> Choice:
+    """Return the blocks for a run's shares; a share above 0 is at least one block.
+
+    Streamed blocks are spread so that copies and computation alternate, and their bytes, not their number, come to the
+    share. Recomputed are those first that keep most for what they compute: activations grow with a block's width,
+    operations and weights with its square, so it is those with the fewest weights; nothing before the first block that
+    trains is kept at all, so those are left out. Offloaded blocks are spread over what is neither.
+
+    Raises:
+        ConfigError: the model has no blocks, or the shares of recomputed and offloaded blocks exceed them together.
+    """
+    shares = {
+        "train.memory.stream": thrift.memory.stream,
+        "train.gradient_checkpointing": thrift.recompute,
+        "train.memory.offload": thrift.memory.offload,
+    }
+    blocks = list(blocks_of(model).values())
+    for setting, share in shares.items():
+        if share > 0 and not blocks:
+            raise ConfigError(f"{setting}: a {type(model).__name__} has no blocks for it; set it to 0.")
+    learning = list(range(_first_learning(blocks), len(blocks)))
+    again = recomputed(learning, [_weights(block) for block in blocks], thrift.recompute)
+    return Choice(
+        frozenset(spread([_bytes(block) for block in blocks], thrift.memory.stream)),
+        frozenset(again),
+        frozenset(_offloaded(learning, again, thrift)),
+    )
 
 
-def _found(module: nn.Module, path: str, named: set[str]) -> Iterator[tuple[str, nn.Module]]:
-    members = Counter(type(plain(child)) for child in module.children())
-    listed = isinstance(module, nn.ModuleList | nn.Sequential)
-    for name, child in module.named_children():
-        inner, place = plain(child), f"{path}.{name}".lstrip(".")
-        if _has_head(child) or isinstance(inner, Part):
-            continue
-        repeated = listed and members[type(inner)] > 1 and not type(inner).__module__.startswith("torch.nn")
-        if (repeated or type(inner).__name__ in named) and not _holds(inner, named):
-            yield place, inner
-        else:
-            yield from _found(inner, place, named)
+def spread(sizes: Sequence[int], share: float) -> list[int]:
+    """Return places whose sizes come to about ``share`` of the whole, evenly over the order; at least one above 0."""
+    owed, found = 0.0, list[int]()
+    for place, size in enumerate(sizes):
+        owed += share * size
+        if owed > size / 2:
+            found.append(place)
+            owed -= size
+    return found or ([len(sizes) // 2] if share > 0 and sizes else [])
 
 
-def _has_head(child: nn.Module) -> bool:
-    while isinstance(child, Slot):
-        if isinstance(child, HeadSlot):
-            return True
-        child = child.base
-    return False
+def recomputed(places: Sequence[int], weights: Sequence[int], share: float) -> list[int]:
+    """Return ``share`` of the places (at least one above 0), those with the fewest weights first, equals spread."""
+    wanted = max(1, round(share * len(places))) if share > 0 else 0
+    found: list[int] = []
+    for size in sorted({weights[place] for place in places}):
+        equal = [place for place in places if weights[place] == size]
+        room = wanted - len(found)
+        found += equal if len(equal) <= room else [equal[n * len(equal) // room] for n in range(room)]
+        if len(found) == wanted:
+            break
+    return found
 
 
-def _holds(module: nn.Module, named: set[str]) -> bool:
-    return any(type(inner).__name__ in named for inner in module.modules() if inner is not module)
+def _offloaded(learning: Sequence[int], again: Sequence[int], thrift: Thrift) -> list[int]:
+    share = thrift.memory.offload
+    free = [place for place in learning if place not in again]
+    wanted = max(1, round(share * len(learning))) if share > 0 else 0
+    if wanted > len(free):
+        raise ConfigError(
+            f"train.gradient_checkpointing ({thrift.recompute:g}) and train.memory.offload ({share:g}) are shares of"
+            " the same blocks, and a block's activations are computed again or offloaded: let them come to at most 1."
+        )
+    return [free[n * len(free) // wanted] for n in range(wanted)]
 
 
-def _used_elsewhere(model: nn.Module, found: set[nn.Module]) -> set[nn.Module]:
-    """The blocks a parameter of which is reached outside of the block too."""
-    users: dict[int, set[nn.Module | None]] = {}
-
-    def visit(module: nn.Module, block: nn.Module | None) -> None:
-        block = module if module in found else block
-        for parameter in module.parameters(recurse=False):
-            users.setdefault(id(parameter), set()).add(block)
-        for child in module.children():
-            visit(child, block)
-
-    visit(model, None)
-    return {block for several in users.values() if len(several) > 1 for block in several if block is not None}
+def _first_learning(blocks: Sequence[nn.Module]) -> int:
+    """The place of the first block with something to train; 0 where that is all before the blocks."""
+    learns = [any(parameter.requires_grad for parameter in block.parameters()) for block in blocks]
+    return learns.index(True) if True in learns else 0
 
 
-def _frozen(block: nn.Module) -> bool:
-    return any(not parameter.requires_grad for parameter in block.parameters())
+def _weights(block: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in block.parameters() if not parameter.requires_grad)
+
+
+def _bytes(block: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in block.parameters() if not p.requires_grad)

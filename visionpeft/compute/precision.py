@@ -1,4 +1,4 @@
-"""Which precision a step computes in: float32 weights are kept, autocast chooses the arithmetic."""
+"""Which precision a step computes in; the trained weights are float32 whatever it is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Precision:
 
     Attributes:
         name: ``fp32``, ``fp16`` or ``bf16``.
-        dtype: what autocast computes in; None is float32 without autocast.
+        dtype: what a step computes in; None is float32.
         scaled: whether the loss needs scaling, since float16 gradients underflow.
     """
 
@@ -27,9 +27,15 @@ class Precision:
     dtype: torch.dtype | None
     scaled: bool
 
-    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """Return the context in which a loss is computed on ``device``."""
-        return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None)
+    def autocast(self, device: torch.device, *, needed: bool = True) -> AbstractContextManager[object]:
+        """Return the context in which a loss is computed on ``device``.
+
+        Args:
+            device: of the loss.
+            needed: whether weights or inputs are in another type than ``dtype``. Where a frozen base is in it already,
+                autocast would only cost what its looking costs.
+        """
+        return torch.autocast(device.type, dtype=self.dtype, enabled=needed and self.dtype is not None)
 
 
 FP32 = Precision("fp32", None, scaled=False)

@@ -160,9 +160,6 @@ class TranscribeRun(RunConfig, frozen=True, extra="forbid"):
     task: Literal["transcribe"] = Field(description="What is learned: transcribe.")
     base: str = Field(min_length=1, description="A hub id or a folder of a Whisper of transformers.")
     scratch: bool = Field(default=False, description="Begin with random weights: what the base itself is worth.")
-    int8: bool = Field(
-        default=False, description="Keep the base's linear layers as 8-bit integers while training: less memory."
-    )
     language: str | None = Field(
         default=None, description="Of the speech, as Whisper's code of it: en, mr, …; null for English-only bases."
     )

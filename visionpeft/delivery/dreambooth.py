@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from visionpeft.config import DreamBoothRun
     from visionpeft.evaluation.report_data import Outcome
     from visionpeft.files import Proof
+    from visionpeft.models.base import Base
     from visionpeft.tasks.dreambooth import DreamBooth
     from visionpeft.training.record import FitResult
 
@@ -62,14 +63,21 @@ def deliver(config: DreamBoothRun, task: DreamBooth, result: FitResult, progress
     folder = config.output
     task.restore(result.adapter)
     path = result.adapter.save(folder / "adapter.safetensors")
-    exports = _export_all(result.adapter, task, folder, progress)
+    exports = _export_all(result.adapter, _whole_base(config, task), folder, progress)
     sheet = _write_sheet(config, task, folder, progress)
     scores = chosen_scores(result)
     write_outcome(folder, _outcome(config, task, result, scores, progress))
     return RunResult(sheet, path, exports, write_report(folder, from_run(folder)), scores)
 
 
-def _export_all(adapter: Adapter, task: DreamBooth, folder: Path, progress: RecordingProgress) -> dict[str, Path]:
+def _whole_base(config: DreamBoothRun, task: DreamBooth) -> Base:
+    """The base with its weights as they are, which a base in few bits is no more."""
+    from visionpeft.models.base import load_base
+
+    return task.base if config.train.memory.base == "auto" else load_base(config.base)
+
+
+def _export_all(adapter: Adapter, base: Base, folder: Path, progress: RecordingProgress) -> dict[str, Path]:
     """Export to each format that can express the method, prove each file, and write ``proof.json``."""
     from visionpeft.evaluation.report_data import write_proofs
     from visionpeft.files import export, prove
@@ -81,11 +89,11 @@ def _export_all(adapter: Adapter, task: DreamBooth, folder: Path, progress: Reco
         for name in FORMATS:
             path = folder / "exports" / f"{folder.resolve().name}.{name}.safetensors"
             try:
-                made[name] = export(adapter, path, name, base=task.base, overwrite=True)
+                made[name] = export(adapter, path, name, base=base, overwrite=True)
             except AdapterError as refusal:
                 progress.say(f"there is no {name} file: {refusal}")
             else:
-                proofs.append(prove(path, adapter, base=task.base))
+                proofs.append(prove(path, adapter, base=base))
             bar.advance()
     write_proofs(folder, proofs)
     return made
@@ -155,9 +163,9 @@ def _outcome(
         before=task.base_scores(),
         after=dict(scores),
         seconds={name: round(spent, 2) for name, spent in progress.seconds.items()},
-        machine=machine(task.base.unet.device),
+        machine=machine(task.base.device),
         versions=versions(),
         data=[{"file": p.path.name, "width": p.image.width, "height": p.image.height} for p in task.pictures],
         warnings=progress.lines,
-        peak_memory=peak_memory(task.base.unet.device),
+        peak_memory=peak_memory(task.base.device),
     )

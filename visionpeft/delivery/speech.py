@@ -20,10 +20,9 @@ def build(config: TranscribeRun, progress: Progress = SILENT) -> Transcription:
     Raises:
         VisionPeftError: the speech cannot be used, the base cannot be loaded, a target matches nothing in it.
     """
-    from visionpeft.compute.int8 import quantize_linear
     from visionpeft.data.speech.readers import open_speech
     from visionpeft.data.speech.splits import split_speech
-    from visionpeft.inference.listener import SpeechAbout
+    from visionpeft.inference.about import SpeechAbout
     from visionpeft.models.speech import load_speech
     from visionpeft.tasks.speech import Transcription
 
@@ -31,11 +30,6 @@ def build(config: TranscribeRun, progress: Progress = SILENT) -> Transcription:
     splits = split_speech(open_speech(config.data, progress), config.data.split, seed, progress)
     with progress.phase("loading the base", 1) as bar:
         base = load_speech(config.base, scratch=config.scratch, seed=seed, stored=config.train.shard == "on")
-        if config.int8:
-            progress.say(
-                f"{quantize_linear(base.model)} linear layers of the base train as 8-bit integers; the adapter is"
-                " measured, and merged, on the weights as they are."
-            )
         bar.advance()
     about = SpeechAbout(
         language=config.language, task="translate" if config.translate else "transcribe",
@@ -43,7 +37,6 @@ def build(config: TranscribeRun, progress: Progress = SILENT) -> Transcription:
     )  # fmt: skip
     return Transcription(
         base, splits, config.data, config.adapter, about,
-        step_batch=config.train.batch_size * config.train.gradient_accumulation,
         metric=config.metric if config.train.evaluate_every else None,
         validate=config.validate_most, report=config.report, seed=seed,
     )  # fmt: skip

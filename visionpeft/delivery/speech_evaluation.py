@@ -35,7 +35,8 @@ def measure(job: Evaluation, settings: TranscribeRun | None, adapter: Path, prog
         VisionPeftError: adapter or base cannot be loaded.
     """
     from visionpeft.evaluation.speech.figures import SpeechReportConfig
-    from visionpeft.inference.listener import Listener, SpeechAbout
+    from visionpeft.inference.about import SpeechAbout
+    from visionpeft.inference.listener import Listener
     from visionpeft.inference.transcribe_model import open_speech_model
 
     if job.tta:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from visionpeft.models.vision import VisionBase
 
 
-def framed_base(config: ClassifyRun | DetectRun, progress: Progress) -> VisionBase:
-    """Return a run's base at the size and with the framing that its settings ask for.
+def framed_base(config: ClassifyRun | DetectRun, progress: Progress, *, device: str = "cpu") -> VisionBase:
+    """Return a run's base at the size and with the framing that its settings ask for; on "meta" without values.
 
     Raises:
         BaseModelError: it cannot be loaded.
@@ -23,7 +23,7 @@ def framed_base(config: ClassifyRun | DetectRun, progress: Progress) -> VisionBa
     with progress.phase("loading the base", 1) as bar:
         base = load_vision(
             config.base, task=config.task, image_size=data.image_size, scratch=config.scratch, seed=config.train.seed,
-            stored=config.train.shard == "on" and config.task == "classify", progress=progress,
+            device=device, stored=config.train.shard == "on" and config.task == "classify", progress=progress,
         )  # fmt: skip
         bar.advance()
     framing = {"fit": data.fit, "shortest": getattr(data, "shortest", None)}

@@ -110,6 +110,7 @@ class Probe:
         prompt_encoder: compares pictures with texts; default ``encoder``, where that reads text.
         base_hash: of the base model, to keep its scores apart from another's.
         cache: folder to keep the base model's scores in; None measures them in every process.
+        agree: gives several processes, which paint together, the same kept scores.
         progress: where one-line notes go.
 
     Raises:
@@ -127,10 +128,12 @@ class Probe:
         prompt_encoder: Encoder | None = None,
         base_hash: str = "",
         cache: Path | None = None,
+        agree: Callable[[Calibration | None], Calibration | None] = lambda kept: kept,
         progress: Progress = SILENT,
     ) -> None:
         self._paint, self._manager, self._encoder, self._settings = paint, manager, encoder, settings
         self._subject, self._base_hash, self._cache, self._progress = subject, base_hash, cache, progress
+        self._agree = agree
         self._prompt_encoder = prompt_encoder or (encoder if encoder.embed_texts is not None else None)
         self._unrelated = _without_class(settings.unrelated_prompts, subject.class_words, progress)
         self._real_MD = encoder.things(encoder.pictures(subject.pictures))
@@ -140,7 +143,7 @@ class Probe:
     def calibration(self) -> Calibration:
         """Return the base model's scores; painted and measured in the first call, then kept."""
         if self._calibration is None:
-            self._calibration = self._kept() or self._measured()
+            self._calibration = self._agree(self._kept()) or self._measured()
             self._note(self._calibration)
         return self._calibration
 

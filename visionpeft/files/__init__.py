@@ -11,6 +11,7 @@ from visionpeft.adapters.archive import HEADER, Adapter
 from visionpeft.errors import AdapterError, FileFormatError, OutputError, did_you_mean
 from visionpeft.files.bases import biases_of, facts_of_base, family_of, weights_of
 from visionpeft.files.embeddings import write_words
+from visionpeft.files.folders import adapter_file, folder_of_peft
 from visionpeft.files.formats import FORMATS, Format, Job
 from visionpeft.files.hashes import check_hashes
 from visionpeft.files.inspection import inspect
@@ -83,7 +84,7 @@ def read(path: str | Path, base: Base | Mapping[str, Tensor] | None = None) -> A
 
     Args:
         path: a safetensors file of this program, kohya's trainers, LyCORIS, diffusers (old and new), peft,
-            cloneofsimo's, or of Flux and SD 3 in any of these; or a folder of peft's.
+            cloneofsimo's, or of Flux and SD 3 in any of these; or a folder of peft's or diffusers'.
         base: the base model, or its weights by "component.path": what is a function of them (OFT, BOFT, (IA)³, DoRA by
             input) is read with it, as whole differences.
 
@@ -92,10 +93,12 @@ def read(path: str | Path, base: Base | Mapping[str, Tensor] | None = None) -> A
             names the file and what was seen.
     """
     path = Path(path)
-    if path.is_dir() or (path.name == "adapter_model.safetensors" and (path.parent / "adapter_config.json").is_file()):
+    folder = folder_of_peft(path)
+    if folder is not None:
         from visionpeft.files.peft_folder import read_peft  # the scale stands in the folder's adapter_config.json
 
-        return read_peft(path if path.is_dir() else path.parent, base)
+        return read_peft(folder, base)
+    path = adapter_file(path)
     header = safefile.read_header(path)
     if HEADER in header.metadata:
         return Adapter.load(path)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from math import sqrt
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,21 @@ from visionpeft.adapters.archive import HEADER, Adapter
 from visionpeft.adapters.convert import is_low_rank
 from visionpeft.adapters.methods import METHODS
 from visionpeft.adapters.spec import AdapterSpec, FullSpec, RankSpec, rank_of
-from visionpeft.errors import FileFormatError
+from visionpeft.errors import AdapterError, FileFormatError
+from visionpeft.files.bases import family_of
+from visionpeft.files.checks import flat_shape
+from visionpeft.files.folders import adapter_file, facts_of, folder_of_peft, read_or_reason
 from visionpeft.files.hashes import check_hashes
 from visionpeft.files.layout import Found, Parsed, parse
-from visionpeft.files.names import STRUCTURE, Blocks
+from visionpeft.files.names import STRUCTURE, Blocks, kernel
 from visionpeft.files.parts import is_dora, kind_of
 from visionpeft.files.readers import PROGRAMS, File, Model
+from visionpeft.files.readers.transformers import statements
 
 _RANKS = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
 _JUDGED = ("sd1", "sd2", "sdxl")
+BY_BASE = ("oft", "boft", "ia3")
+"""Methods of files that are read with the base at hand, as whole differences."""
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
@@ -38,6 +44,10 @@ def inspect(path: str | Path) -> dict[str, Any]:
         FileFormatError: no safetensors file, or none of a known layout.
     """
     path = Path(path)
+    folder = folder_of_peft(path)
+    if folder is not None:
+        return _folder(folder)
+    path = adapter_file(path)
     header = safefile.read_header(path)
     common = {
         "file": str(path),
@@ -45,7 +55,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
         "dtypes": dict(Counter(entry.dtype for entry in header.tensors.values())),
     }
     if HEADER in header.metadata:
-        return common | _native(Adapter.load(path), header)
+        return common | _value(Adapter.load(path), "native", header.metadata)
     parsed = parse({name: entry.shape for name, entry in header.tensors.items()}, header.metadata)
     if parsed is None:
         raise FileFormatError(
@@ -58,10 +68,23 @@ def inspect(path: str | Path) -> dict[str, Any]:
     return facts
 
 
-def _native(adapter: Adapter, header: safefile.Header) -> dict[str, Any]:
+def _folder(folder: Path) -> dict[str, Any]:
+    """A folder of peft's; one that cannot be read is told by its settings."""
+    common, settings = facts_of(folder)
+    adapter = read_or_reason(folder)
+    if isinstance(adapter, Adapter):
+        return common | _value(adapter, "peft", settings)
+    kinds = sorted({kind for name, kind in settings.items() if name.endswith("peft_type")})
+    components = {"/".join(kinds).lower(): {"method": "/".join(kinds), "modules": 0, "ranks": {}}}
+    nothing = {"family": None, "base": settings.get("base_model_name_or_path"), "blocks": {}, "parameters": 0}
+    told = {"trigger_words": [], "heads": [], "unusual": [f"it is inspected, not read: {adapter}"], "programs": {}}
+    return common | {"format": "peft", "components": components} | nothing | told | {"metadata": settings}
+
+
+def _value(adapter: Adapter, format: str, metadata: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "format": "native",
-        "family": adapter.metadata.family or None,
+        "format": format,
+        "family": family_of(adapter) or None,
         "base": adapter.metadata.base or None,
         "components": {component: _component(adapter, component) for component in adapter.specs},
         "blocks": _own_blocks(adapter),
@@ -69,8 +92,8 @@ def _native(adapter: Adapter, header: safefile.Header) -> dict[str, Any]:
         "trigger_words": list(adapter.metadata.trigger_words),
         "heads": sorted(adapter.heads),
         "unusual": _own_unusual(adapter),
-        "programs": _after_export(adapter),
-        "metadata": dict(header.metadata),
+        "programs": _after_export(adapter, format),
+        "metadata": dict(metadata),
     }
 
 
@@ -111,18 +134,18 @@ def _own_unusual(adapter: Adapter) -> list[str]:
     return notes + ([f"{len(zero)} modules change nothing: all zero ('{zero[0]}' …)"] if zero else [])
 
 
-def _after_export(adapter: Adapter) -> dict[str, str]:
-    """By which format each program can be reached: none reads this program's own files."""
+def _after_export(adapter: Adapter, format: str) -> dict[str, str]:
+    """By which format each program can be reached: none of them reads this program's own files, or peft's folders."""
     from visionpeft.files.formats import FORMATS
 
-    if adapter.metadata.family not in _JUDGED:
-        return {}
+    answers = {"peft": "reads it"} if format == "peft" else {}
+    if family_of(adapter) not in _JUDGED:
+        return answers
     methods = {spec.method for spec in adapter.specs.values()}
-    answers: dict[str, str] = {}
     for program in PROGRAMS:
         able = [row.name for row in FORMATS.values() if program in row.programs and methods <= set(row.methods)]
         written = f"after export as {' or '.join(able)}" if able else "after export with --rank or --energy, as LoRA"
-        answers[program] = f"does not read native files: {written}"
+        answers[program] = f"does not read {'native files' if format == 'native' else 'peft folders'}: {written}"
     return answers
 
 
@@ -150,9 +173,11 @@ def _foreign(parsed: Parsed, tensors: Mapping[str, Tensor], metadata: Mapping[st
     }
 
 
-def _method(found: Found) -> str:
+def _method(found: Found, tensors: Mapping[str, Tensor]) -> str:
     kind = kind_of(found.keys)
     name = "unknown" if kind is None else kind.name
+    if name == "oft" and tensors[found.keys["oft_blocks"]].ndim == 4:
+        return "boft"
     return "dora" if is_dora(found.keys) and name == "lora" else name
 
 
@@ -171,7 +196,7 @@ def _components(parsed: Parsed, tensors: Mapping[str, Tensor]) -> dict[str, dict
     for component, group in members.items():
         ranks = Counter(rank for found in group if (rank := _rank(found, tensors)) is not None)
         table[component] = {
-            "method": "/".join(sorted({_method(found) for found in group})),
+            "method": "/".join(sorted({_method(found, tensors) for found in group})),
             "modules": len(group),
             "ranks": {str(rank): count for rank, count in sorted(ranks.items())},
         }
@@ -208,7 +233,7 @@ def _table(modules: Iterable[tuple[str, int | None, float | None]]) -> dict[str,
 def _norm(found: Found, tensors: Mapping[str, Tensor]) -> float | None:
     """‖scale · B A‖ from small matrices: of the ranks, or the product itself where that is the smaller."""
     keys = found.keys
-    if not {"lora_down.weight", "lora_up.weight"} <= set(keys) or "lora_mid.weight" in keys:
+    if not {"lora_down.weight", "lora_up.weight"} <= set(keys) or "lora_mid.weight" in keys or is_dora(keys):
         return None
     up, down = tensors[keys["lora_up.weight"]], tensors[keys["lora_down.weight"]]
     if min(up.ndim, down.ndim) < 2 or up.flatten(1).shape[1] != down.shape[0] or up.is_complex() or down.is_complex():
@@ -247,9 +272,11 @@ def _unusual(parsed: Parsed, tensors: Mapping[str, Tensor]) -> list[str]:
         notes.append(f"alpha is not the rank in {other} of {len(parsed.modules)} modules: their scale is not 1")
     if len(ranks) > 1:
         notes.append(f"ranks are mixed: {', '.join(map(str, sorted(ranks)[:8]))}")
-    based = sorted({kind.name for found in parsed.modules if (kind := kind_of(found.keys)) and kind.base})
-    if based:
-        notes.append(f"{', '.join(based)} are functions of the base's weights: reading them needs base=…")
+    based = sorted({_method(f, tensors) for f in parsed.modules if (kind := kind_of(f.keys)) and kind.base})
+    if unread := [name for name in based if name not in BY_BASE]:
+        notes.append(f"{', '.join(unread)} is inspected, not read")
+    if by_base := [name for name in based if name in BY_BASE]:
+        notes.append(f"{', '.join(by_base)} change the base's own weights: what they make is known with base=… alone")
     return notes + _values(parsed, tensors)
 
 
@@ -266,11 +293,16 @@ def _values(parsed: Parsed, tensors: Mapping[str, Tensor]) -> list[str]:
 def _programs(parsed: Parsed, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
     """What each program makes of the file over a base with just the file's modules, without computing any ΔW."""
     if parsed.family not in _JUDGED:
-        return {}
-    shapes = {found.places[0]: shape for found in parsed.modules if (shape := _shape(found, tensors)) is not None}
+        return statements(parsed.family, parsed.layout)
+    weights = {
+        found.places[0]: weight
+        for found in parsed.modules
+        if (weight := _weight(found, tensors, parsed.family)) is not None
+    }
+    shapes = {place: (len(weight), weight[:1].numel()) for place, weight in weights.items()}
     blocks = Blocks.read(metadata.get(STRUCTURE, "")) if STRUCTURE in metadata else None
     plain = frozenset(() if parsed.family == "sdxl" else {0})
-    model = Model(parsed.family, shapes, None, blocks.layers if blocks else 2, blocks.plain if blocks else plain)
+    model = Model(parsed.family, shapes, weights, blocks.layers if blocks else 2, blocks.plain if blocks else plain)
     light = {name: t if t.numel() <= 1 else t.to("meta") for name, t in tensors.items()}
     answers: dict[str, str] = {}
     for name, read in PROGRAMS.items():
@@ -297,17 +329,29 @@ def _programs(parsed: Parsed, tensors: Mapping[str, Tensor], metadata: Mapping[s
     return answers
 
 
-def _shape(found: Found, tensors: Mapping[str, Tensor]) -> tuple[int, int] | None:
-    """The flattened shape of a module's weight, as its tensors tell it."""
-    from visionpeft.errors import AdapterError
-    from visionpeft.files.checks import flat_shape
-
+def _weight(found: Found, tensors: Mapping[str, Tensor], family: str) -> Tensor | None:
+    """A tensor without values in the shape of a module's weight, as the file tells it: of OFT and (IA)³ one side."""
     named = {suffix: tensors[key] for suffix, key in found.keys.items()}
-    whole = named.get("diff", named.get("w_norm"))
-    if whole is not None and whole.ndim:
-        return whole.shape[0], whole[0].numel() if whole.shape[0] else 0
-    names = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
     try:
-        return flat_shape({names.get(suffix, suffix): tensor for suffix, tensor in named.items()})
-    except (AdapterError, KeyError, IndexError, RuntimeError):
+        shape = _shape(named, found.places[0].partition(".")[2], family)
+    except (AdapterError, KeyError, IndexError, RuntimeError, ZeroDivisionError):
         return None
+    return torch.empty(shape, device="meta") if len(shape) and 0 not in shape else None
+
+
+def _shape(named: Mapping[str, Tensor], path: str, family: str) -> Sequence[int]:
+    whole = named.get("diff", named.get("w_norm"))
+    if whole is not None:
+        return whole.shape
+    if "oft_blocks" in named:
+        count, side = named["oft_blocks"].shape[-3:-1]
+        return count * side, 1
+    if "on_input" in named:
+        length = named["weight"].numel()
+        return (1, length) if bool(named["on_input"].any()) else (length, 1)
+    if "lora_down.weight" in named:
+        core = named.get("lora_mid.weight", named["lora_down.weight"])
+        return named["lora_up.weight"].shape[0], named["lora_down.weight"].shape[1], *core.shape[2:]
+    out, flat = flat_shape(named)
+    size = kernel(path, family) or ()
+    return out, flat // prod(size), *size

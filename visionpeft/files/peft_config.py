@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import isqrt, sqrt
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from visionpeft.adapters.algebra import scales_input
 from visionpeft.adapters.spec import (
     AdapterSpec,
     DoraSpec,
+    Ia3Spec,
     LohaSpec,
     LokrSpec,
+    OftSpec,
     RankSpec,
     RsLoraSpec,
     rank_of,
@@ -26,17 +31,17 @@ from visionpeft.adapters.spec import (
 )
 from visionpeft.errors import AdapterError, FileFormatError
 
-METHODS = ("lora", "rslora", "dora", "loha", "lokr")
+METHODS = ("lora", "rslora", "dora", "loha", "lokr", "oft", "ia3")
 """The methods that a peft folder can hold and this program writes."""
 
 CONFIG = "adapter_config.json"
 
-_TYPES = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
-"""peft's name of a method -> what the numerator of its scale is called."""
+_TYPES = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha", "OFT": "", "IA3": ""}
+"""peft's name of a method -> what the numerator of its scale is called; "" where it has no scale."""
 
 _REFUSED = (
     "fan_in_fan_out", "lora_bias", "layer_replication", "use_qalora", "target_parameters", "trainable_token_indices",
-    "alora_invocation_tokens", "arrow_config", "use_bdlora", "lora_ga_config", "corda_config",
+    "alora_invocation_tokens", "arrow_config", "use_bdlora", "lora_ga_config", "corda_config", "coft", "block_share",
 )  # fmt: skip
 """Settings that change what the tensors mean, or the base."""
 
@@ -51,7 +56,7 @@ class PeftSettings:
     """What an ``adapter_config.json`` says of single modules.
 
     Attributes:
-        kind: "LORA", "LOHA" or "LOKR".
+        kind: "LORA", "LOHA", "LOKR", "OFT" or "IA3".
         method: of this program; "lora" may turn out to be "dora".
         values: the file's settings.
     """
@@ -83,6 +88,11 @@ class PeftSettings:
         return alpha / (sqrt(rank) if self.method == "rslora" else rank)
 
     @property
+    def has_rank(self) -> bool:
+        """Whether the method has ranks and alphas."""
+        return bool(_TYPES[self.kind])
+
+    @property
     def dropout(self) -> float:
         """Dropout of the adapter's input while training; 0 where the method has none, or it is no probability."""
         found = self.values.get("lora_dropout", 0.0)
@@ -95,7 +105,9 @@ class PeftSettings:
         return tuple(str(name) for name in found) if isinstance(found, list) else ()
 
 
-def config_of(spec: AdapterSpec, paths: Mapping[str, str], base: str, heads: tuple[str, ...]) -> dict[str, Any]:
+def config_of(
+    spec: AdapterSpec, paths: Mapping[str, str], base: str, heads: tuple[str, ...], inputs: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the settings of one component's adapter as peft writes them.
 
     Args:
@@ -103,26 +115,43 @@ def config_of(spec: AdapterSpec, paths: Mapping[str, str], base: str, heads: tup
         paths: canonical path -> the path in the model that peft will load it onto, of each adapted module.
         base: the id of the base; "" where unknown.
         heads: paths in that model of modules that are saved whole.
+        inputs: canonical paths of the modules whose inputs (IA)³ scales.
 
     Raises:
         AdapterError: peft has no way to say it.
     """
-    if not isinstance(spec, RankSpec) or spec.method not in METHODS:
+    if not isinstance(spec, RankSpec | OftSpec | Ia3Spec) or spec.method not in METHODS:
         raise AdapterError(
             f"a peft folder is written of {', '.join(METHODS)}, not of '{spec.method}': convert the adapter first with"
             " adapter.to_lora(rank=…, base=…), merge it, or keep the native file"
         )
-    alphas = {path: _number(scale_of(spec, path) * _root(spec, rank_of(spec, path))) for path in paths}
-    alpha = _number(spec.rank if spec.alpha is None else spec.alpha)
     return {
         "base_model_name_or_path": base,
         "inference_mode": True,
         "modules_to_save": sorted(heads) or None,
+        "target_modules": sorted(paths.values()),
+        "task_type": None,  # others of peft's kinds of model demand arguments that these models do not take
+        **(_ranked(spec, paths) if isinstance(spec, RankSpec) else _based(spec, paths, inputs)),
+    }
+
+
+def _based(spec: OftSpec | Ia3Spec, paths: Mapping[str, str], inputs: Collection[str]) -> dict[str, Any]:
+    """What the methods without a rank have."""
+    if isinstance(spec, Ia3Spec):
+        forward = sorted(paths[path] for path in inputs)
+        return {"peft_type": "IA3", "feedforward_modules": forward, "fan_in_fan_out": False}
+    series = {"use_cayley_neumann": spec.neumann_terms > 0, "num_cayley_neumann_terms": spec.neumann_terms or 5}
+    return {"peft_type": "OFT", "r": 0, "oft_block_size": spec.block_size, "bias": "none", **series}
+
+
+def _ranked(spec: RankSpec, paths: Mapping[str, str]) -> dict[str, Any]:
+    """What the methods with a rank have: ranks, alphas, and what only one of them has."""
+    alphas = {path: _number(scale_of(spec, path) * _root(spec, rank_of(spec, path))) for path in paths}
+    alpha = _number(spec.rank if spec.alpha is None else spec.alpha)
+    return {
         "r": spec.rank,
         "rank_pattern": {_key(paths[path]): rank for path, rank in sorted(spec.rank_pattern.items()) if path in paths},
         "alpha_pattern": {_key(paths[path]): own for path, own in sorted(alphas.items()) if own != alpha},
-        "target_modules": sorted(paths.values()),
-        "task_type": None,  # others of peft's kinds of model demand arguments that these models do not take
         **_own(spec, alpha),
     }
 
@@ -166,7 +195,7 @@ def read_config(path: Path) -> PeftSettings:
     Raises:
         FileFormatError: missing, damaged, too large, or of a method or with settings that are not read.
     """
-    values = _table(path)
+    values = settings_table(path)
     kind = str(values.get("peft_type"))
     if kind not in _TYPES:
         raise FileFormatError(f"{path}: peft's '{kind}' is not read; {', '.join(_TYPES)} are.")
@@ -214,12 +243,28 @@ def spec_values(settings: PeftSettings, ranks: Mapping[str, int], scales: Mappin
     }
 
 
+def based_values(settings: PeftSettings, vectors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what the spec of an OFT or (IA)³ with these tensors (by canonical path) says."""
+    values: dict[str, Any] = {"method": settings.method, "targets": tuple(sorted(vectors))}
+    if settings.method == "ia3":
+        return {**values, "feedforward": tuple(sorted(path for path in vectors if scales_input(vectors[path])))}
+    sides = {path: (1 + isqrt(1 + 8 * vector.shape[-1])) // 2 for path, vector in vectors.items()}
+    series = settings.values.get("use_cayley_neumann", False)
+    terms = settings.values.get("num_cayley_neumann_terms", 5) if series else 0
+    return {**values, "block_size": settings.values.get("oft_block_size") or _commonest(sides), "neumann_terms": terms}
+
+
 def _commonest(values: Mapping[str, Any]) -> Any:
     kinds = sorted(set(values.values()))
     return max(kinds, key=lambda value: sum(other == value for other in values.values()))
 
 
-def _table(path: Path) -> dict[str, Any]:
+def settings_table(path: Path) -> dict[str, Any]:
+    """Return the table of an ``adapter_config.json`` as it stands.
+
+    Raises:
+        FileFormatError: missing, damaged, or too large.
+    """
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise FileFormatError(f"{path} is larger than {_MOST_BYTES >> 20} MiB: no settings of an adapter.")

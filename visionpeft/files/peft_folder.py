@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -23,28 +22,30 @@ from visionpeft import safefile
 from visionpeft.adapters import algebra
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
 from visionpeft.adapters.methods import METHODS as TABLE
-from visionpeft.adapters.methods import new_branch
-from visionpeft.adapters.spec import AdapterSpec, FlatSpec, read_spec
+from visionpeft.adapters.spec import FlatSpec, read_spec
 from visionpeft.errors import AdapterError, FileFormatError, VisionPeftError
 from visionpeft.files.bases import weights_of
 from visionpeft.files.change.places import new_folder
 from visionpeft.files.checks import check_fits, narrowed
-from visionpeft.files.peft_config import CONFIG, METHODS, PeftSettings, config_of, read_config, spec_values
+from visionpeft.files.folders import TENSORS
+from visionpeft.files.peft_checks import check_heads, check_method, check_module, check_shapes, check_whole
+from visionpeft.files.peft_config import (
+    CONFIG,
+    PeftSettings,
+    based_values,
+    config_of,
+    read_config,
+    spec_values,
+)
 from visionpeft.models.family import components_of, families, family_of
 
-TENSORS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 ABOUT = "visionpeft.about"
 """The entry of the safetensors' header for what peft does not know."""
 
 _MODEL = "model"
-_TOKEN = "token"  # noqa: S105
 _CORES = ("hada_t1", "hada_t2", "lokr_t2")
-
-
-def is_peft_folder(path: Path) -> bool:
-    """Whether a folder is one of peft's, or holds one for each component."""
-    return path.is_dir() and ((path / CONFIG).is_file() or any(path.glob(f"*/{CONFIG}")))
+_EXACT = ("lora_magnitude_vector", "ia3_l")  # near |W| and near 1: rounding them would drown a small ΔW
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def write_peft(
     """Write an adapter as a folder of peft's and return the path.
 
     Args:
-        adapter: LoRA, rsLoRA, DoRA, LoHa or LoKr.
+        adapter: LoRA, rsLoRA, DoRA, LoHa, LoKr, OFT or (IA)³.
         folder: where it goes; it appears whole or not at all.
         base: the base (`Base`, `VisionBase`, …), pipeline or model that peft will load it onto: names and shapes are
             then those of this model. Without it modules are called by their newest names.
@@ -81,7 +82,7 @@ def write_peft(
         FileFormatError: an unknown dtype, or values that it cannot hold.
         OutputError: the folder exists or cannot be written.
     """
-    _check_heads(adapter)
+    check_heads(adapter)
     model = _plain(base)
     weights = weights_of(model)
     made = {
@@ -120,18 +121,17 @@ def _component(
     adapter: Adapter, component: str, names: _Names, weights: Mapping[str, Tensor] | None, dtype: str
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
     """The config, the tensors and the header of one component's folder."""
-    spec, tensors, paths = adapter.specs[component], dict[str, Tensor](), dict[str, str]()
-    _check_method(component, spec)
+    spec, tensors, paths, inputs = adapter.specs[component], dict[str, Tensor](), dict[str, str](), list[str]()
+    check_method(component, spec)
     for place, parts in algebra.modules(adapter).items():
         if place.partition(".")[0] != component:
             continue
         canonical = place.removeprefix(f"{component}.")
-        check_fits(place, parts, weights)
-        _check_dimensions(spec, canonical, parts)
-        _check_decomposition(spec, canonical, parts)
+        check_module(spec, place, canonical, parts, weights)
         paths[canonical] = names.path(canonical)
+        inputs += [canonical] if "ia3_l" in parts and algebra.scales_input(parts["ia3_l"]) else []
         for name, tensor in parts.items():
-            kept = "float32" if name == "lora_magnitude_vector" else dtype  # rounding |W| would drown a small ΔW
+            kept = "float32" if name in _EXACT else dtype
             tensors[f"{PREFIX}{paths[canonical]}.{name}"] = narrowed(place, tensor, kept)
     heads = {place.removeprefix(f"{component}."): place for place in adapter.metadata.head_modules}
     heads = {path: place for path, place in heads.items() if place.startswith(f"{component}.")}
@@ -139,53 +139,11 @@ def _component(
         for name in adapter.metadata.head_modules[place]:
             tensors[f"{PREFIX}{names.path(path)}.{name}"] = narrowed(place, adapter.heads[f"{place}.{name}"], dtype)
     saved = tuple(names.path(path) for path in heads)
-    config = config_of(spec, paths, adapter.metadata.base, saved)
-    config["target_modules"] = _targets(config["target_modules"], names)
+    config = config_of(spec, paths, adapter.metadata.base, saved, inputs)
+    for key in ("target_modules", "feedforward_modules"):
+        if config.get(key):
+            config[key] = _targets(config[key], names)
     return config, tensors, {"format": "pt", ABOUT: _about(adapter, component)}
-
-
-def _check_method(component: str, spec: AdapterSpec) -> None:
-    if spec.method not in METHODS:
-        raise AdapterError(
-            f"a peft folder holds {', '.join(METHODS)}, not '{spec.method}' ({component}): convert the adapter first"
-            " with adapter.to_lora(rank=…, base=…), merge it, or keep the native file"
-        )
-
-
-def _check_heads(adapter: Adapter) -> None:
-    known = {f"{place}.{name}" for place, names in adapter.metadata.head_modules.items() for name in names}
-    for name in adapter.heads:
-        if name not in known:
-            kind = "the trained word" if name.split(".", 2)[1:2] == [_TOKEN] else "the head"
-            raise AdapterError(f"{kind} '{name}' has no place in a peft folder: keep the native file")
-
-
-def _check_dimensions(spec: AdapterSpec, path: str, parts: Mapping[str, Tensor]) -> None:
-    """Convolutions over time cannot run in peft: transformers' Whisper asks for a stride that peft's layer hides."""
-    one = isinstance(spec, FlatSpec) and len(spec.kernels.get(path, ())) == 1
-    if one or any(tensor.ndim == 3 for tensor in parts.values()):
-        raise AdapterError(
-            f"'{path}' is a convolution over time, which transformers' Whisper cannot run inside peft: leave 'conv' out"
-            " of the targets, or merge the adapter (--format transformers or ctranslate2)"
-        )
-
-
-def _check_decomposition(spec: AdapterSpec, path: str, parts: Mapping[str, Tensor]) -> None:
-    """LoHa and LoKr from other programs may be factorised as peft would not do it, and peft could not load them."""
-    if not isinstance(spec, FlatSpec):
-        return
-    with torch.device("meta"):
-        blank = {name: torch.empty(tensor.shape) for name, tensor in parts.items()}
-        shape = algebra.delta(spec, blank, path=path).shape
-    layer = nn.Conv2d(shape[1], shape[0], (shape[2], shape[3]), device="meta") if len(shape) == 4 else None
-    fresh = new_branch(spec, path, layer or nn.Linear(shape[1], shape[0], device="meta"))
-    wanted = {name: tuple(tensor.shape) for name, tensor in fresh.parts.items()}
-    found = {name: tuple(tensor.shape) for name, tensor in parts.items()}
-    if wanted != found:
-        raise AdapterError(
-            f"'{path}': this {spec.method} is factorised in another way than peft does it ({found}): convert it with"
-            " adapter.to_lora()"
-        )
 
 
 def _targets(paths: list[str], names: _Names) -> list[str] | str:
@@ -275,17 +233,15 @@ def _adapter(
 ) -> Adapter:
     canonical = _canonical(model, component, about.metadata.family)
     modules, heads = _sorted(settings, tensors)
-    ranks, scales = dict[str, int](), dict[str, float]()
-    found: dict[str, Tensor] = {}
-    for path, parts in modules.items():
-        place = canonical(path)
-        check_fits(f"{component}.{place}", parts, weights_of(model))
-        ranks[place] = _rank(settings, path, parts)
-        scales[place] = settings.scale(path, ranks[place])
-        found |= {f"{component}.{place}.{name}": tensor for name, tensor in sorted(parts.items())}
-    values = spec_values(settings, ranks, scales)
+    named = {canonical(path): (path, parts) for path, parts in modules.items()}
+    values = _ranked_values(settings, named) if settings.has_rank else _based_values(settings, named)
     if settings.method in ("loha", "lokr"):
-        values["kernels"] = _kernels(component, list(ranks), about, weights_of(model))
+        values["kernels"] = _kernels(component, list(named), about, weights_of(model))
+    spec = read_spec(values)
+    found: dict[str, Tensor] = {}
+    for place, (_, parts) in named.items():
+        check_shapes(spec, f"{component}.{place}", parts, weights_of(model))
+        found |= {f"{component}.{place}.{name}": tensor for name, tensor in sorted(parts.items())}
     saved = {f"{component}.{canonical(path)}": parts for path, parts in heads.items()}
     metadata = about.metadata.model_copy(
         update={
@@ -294,7 +250,22 @@ def _adapter(
         }
     )
     kept = {f"{place}.{name}": tensor for place, parts in saved.items() for name, tensor in parts.items()}
-    return Adapter({component: read_spec(values)}, found, kept, metadata)
+    return Adapter({component: spec}, found, kept, metadata)
+
+
+_Named = Mapping[str, tuple[str, Mapping[str, Tensor]]]  # canonical path -> (path as peft has it, its tensors)
+
+
+def _ranked_values(settings: PeftSettings, named: _Named) -> dict[str, Any]:
+    for path, parts in named.values():
+        check_fits(path, parts, None)
+    ranks = {place: _rank(settings, path, parts) for place, (path, parts) in named.items()}
+    scales = {place: settings.scale(path, ranks[place]) for place, (path, _) in named.items()}
+    return spec_values(settings, ranks, scales)
+
+
+def _based_values(settings: PeftSettings, named: _Named) -> dict[str, Any]:
+    return based_values(settings, {place: next(iter(parts.values())) for place, (_, parts) in named.items()})
 
 
 def _canonical(model: Any, component: str, family: str) -> Callable[[str], str]:
@@ -328,26 +299,12 @@ def _sorted(
     if not modules:
         raise FileFormatError("there is no tensor of an adapter.")
     for path, parts in modules.items():
-        _check_whole(settings.method, path, parts)
+        check_whole(settings.method, path, parts)
     return modules, heads
 
 
 def _inside(name: str, path: str) -> bool:
     return f".{name}".rpartition(".")[0].endswith(f".{path}") or f".{path}." in f".{name}"
-
-
-def _check_whole(method: str, path: str, parts: Mapping[str, Tensor]) -> None:
-    needed = {
-        "dora": ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector"),
-        "loha": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
-        "lokr": (),
-    }.get(method, ("lora_A.weight", "lora_B.weight"))
-    halves = [("lokr_w1",), ("lokr_w1_a", "lokr_w1_b")], [("lokr_w2",), ("lokr_w2_a", "lokr_w2_b")]
-    missing = [name for name in needed if name not in parts]
-    if method == "lokr":
-        missing = [half[0][0] for half in halves if not any(all(name in parts for name in way) for way in half)]
-    if missing:
-        raise FileFormatError(f"'{path}' lacks {missing[0]}: the file is not whole.")
 
 
 def _rank(settings: PeftSettings, path: str, parts: Mapping[str, Tensor]) -> int:

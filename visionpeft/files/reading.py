@@ -129,9 +129,9 @@ def _module(
     if kind.name == "ia3" and base is None and (vector := _vector(place, named)) is not None:
         return Module("ia3", {"ia3_l": vector}, 1, 1.0)
     if kind.base:
-        weight = _weight(kind.name, name, place, base)
         if kind.name not in ("oft", "ia3"):
             raise FileFormatError(f"'{name}' is {kind.name}, which is inspected, not read")
+        weight = _weight(kind.name, name, place, base)
         return Module("full", {"weight.diff": turned.delta(kind.name, name, named, weight)}, 1, 1.0)
     rank, alpha = divisor(named), named.pop("alpha", None)
     if "lora_mid.weight" in named:

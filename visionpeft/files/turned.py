@@ -63,7 +63,7 @@ def _limit(parts: Parts, weight: Tensor) -> float:
 def _cayley(blocks: Tensor, limit: float) -> Tensor:
     """``(I + Q)(I − Q)⁻¹`` of the skew part Q, shortened to the limit."""
     skew = blocks - blocks.mT
-    length = float(skew.norm())
+    length = float(skew.norm()) + 1e-8
     if 0 < limit < length:
         skew = skew * (limit / length)
     eye = torch.eye(skew.shape[-1])

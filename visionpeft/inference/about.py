@@ -61,6 +61,24 @@ class DetectorAbout(_About):
     threshold: float = Field(default=0.5, ge=0, le=1)
 
 
+class SpeechAbout(BaseModel):
+    """Of a Whisper.
+
+    Attributes:
+        language: Whisper's code of what is spoken; None: found out clip by clip.
+        task: "transcribe", or "translate" into English.
+        timestamps: whether it writes when segments begin and end.
+        scratch: the seed of a base with random weights; None for a trained base.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    language: str | None = None
+    task: Literal["transcribe", "translate"] = "transcribe"
+    timestamps: bool = False
+    scratch: int | None = None
+
+
 About = ClassifierAbout | DetectorAbout
 _READER: TypeAdapter[About] = TypeAdapter(Annotated[About, Field(discriminator="task")])
 

@@ -20,6 +20,7 @@ from visionpeft.inference.hearing import Hearing
 from visionpeft.inference.region import Region
 from visionpeft.inference.samplers import make_scheduler, sampler_named
 from visionpeft.inference.schedule import StepWeights, weights_at
+from visionpeft.inference.tiles import tiled
 from visionpeft.inference.turns import Plan, Turn
 from visionpeft.models.base import Base
 from visionpeft.models.prompts import time_ids, unet_forward
@@ -163,11 +164,14 @@ def initial_noise(base: Base, request: Request) -> Tensor:
 def decode(base: Base, latents: Tensor, at_once: int = 4) -> list[Image.Image]:
     """Return the pictures of (scaled) latents [N, C, h, w]; ``at_once`` go through the VAE together.
 
-    A VAE that overflows in float16 (``force_upcast``) decodes in float32.
+    A VAE that overflows in float16 (``force_upcast``) decodes in float32. Where memory is small, pictures go through it
+    one at a time, and where it does not suffice for that, in tiles.
     """
     vae = base.vae
     upcast = vae.dtype == torch.float16 and bool(vae.config.force_upcast)
-    with in_float32(vae) if upcast else nullcontext():
+    at_once = 1 if base.places is not None and base.places.moves else at_once
+    size = latents.shape[-2] * base.latent_scale_factor, latents.shape[-1] * base.latent_scale_factor
+    with base.on_device("vae"), in_float32(vae) if upcast else nullcontext(), tiled(vae, "decode", size):
         parts = [vae.decode(_into(vae, part), return_dict=False)[0].float().cpu() for part in latents.split(at_once)]
     values = torch.cat(parts).div(2).add(0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(picture) for picture in (values * 255).round().astype(np.uint8)]
@@ -229,7 +233,7 @@ class _Painter:
             base, [request.prompt for request in requests],
             [request.negative for request in requests] if self._guided else [], manager,
         )  # fmt: skip
-        scales = torch.tensor([request.guidance for request in requests], device=base.unet.device)
+        scales = torch.tensor([request.guidance for request in requests], device=base.device)
         self._scales = scales.view(-1, 1, 1, 1)
         width, height = size_of(base, requests[0])
         self._ids = time_ids(base, (2 if self._guided else 1) * len(requests), (height, width))
@@ -272,8 +276,10 @@ def plan_of(request: Request, manager: AdapterManager) -> Plan:
 
 
 def _paint(base: Base, requests: Sequence[Request], bar: Bar, manager: AdapterManager | None) -> list[Image.Image]:
-    noise = torch.cat([initial_noise(base, request) for request in requests]).to(base.unet.device)
-    return decode(base, denoise(base, requests, noise, bar, manager))
+    noise = torch.cat([initial_noise(base, request) for request in requests]).to(base.device)
+    with base.on_device("unet"):
+        latents = denoise(base, requests, noise, bar, manager)
+    return decode(base, latents)
 
 
 def _groups(base: Base, requests: Sequence[Request], manager: AdapterManager | None) -> list[list[int]]:
@@ -306,7 +312,7 @@ def _kept(manager: AdapterManager | None, request: Request) -> AbstractContextMa
 
 
 def _modules(base: Base) -> list[nn.Module]:
-    return [base.unet, base.vae, *base.text_encoders.values()]
+    return list(base.models.values())
 
 
 def _into(vae: nn.Module, latents: Tensor) -> Tensor:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from visionpeft.data.ahead import in_batches
 from visionpeft.data.speech.audio import RATE, Audio
 from visionpeft.data.speech.utterances import Timed, Utterances
 from visionpeft.errors import DataError
 from visionpeft.evaluation.speech.transcripts import Transcripts
+from visionpeft.inference.about import SpeechAbout
 from visionpeft.inference.transcribe_model import WhisperEars
 from visionpeft.inference.transcribe_windows import read_window
 from visionpeft.models.quiet import without_reports
@@ -22,24 +20,6 @@ from visionpeft.progress import SILENT, Progress
 
 Segment = Timed
 """Words with their time."""
-
-
-class SpeechAbout(BaseModel):
-    """What an adapter's file tells of its training.
-
-    Attributes:
-        language: Whisper's code of what is spoken; None: found out clip by clip.
-        task: "transcribe", or "translate" into English.
-        timestamps: whether it writes when segments begin and end.
-        scratch: the seed of a base with random weights; None for a trained base.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    language: str | None = None
-    task: Literal["transcribe", "translate"] = "transcribe"
-    timestamps: bool = False
-    scratch: int | None = None
 
 
 @dataclass

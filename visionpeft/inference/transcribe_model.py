@@ -25,12 +25,21 @@ TASKS = ("transcribe", "translate")
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
 """At which a clip is written anew where the text goes round in circles."""
 
+NO_SPEECH, DOUBTFUL = 0.6, -1.0
+"""A clip is silent where Whisper's own token for that is likelier than the one at its text's beginning, and the mean
+log-likelihood of what was written is below the other (section 4.5 of Whisper's paper)."""
+
+_SILENT = ("<|nospeech|>", "<|nocaptions|>")
+"""What that token is called."""
+
 _COMPRESSIBLE = 2.4
 """How many times shorter zlib makes a text that goes round in circles, at least."""
 
 
 class WhisperEars:
     """A Whisper with the adapters that are active on it.
+
+    Of a clip in which nobody speaks it writes nothing, as far as the model can tell that.
 
     Args:
         base: the model.
@@ -60,6 +69,8 @@ class WhisperEars:
         self.base_id = base.id
         self.timestamps, self.task = timestamps, task
         self.language = language if base.multilingual else "en"
+        known = base.tokenizer.get_added_vocab()
+        self._silent: int | None = next((known[name] for name in _SILENT if name in known), None)
         self._check(language)
 
     def _check(self, language: str | None) -> None:
@@ -88,17 +99,34 @@ class WhisperEars:
         like: Tensor = model.model.encoder.embed_positions.weight
         made = self._base.features(list(clips), sampling_rate=RATE, return_tensors="pt")
         features: Tensor = made["input_features"].to(like.device, like.dtype)
-        prompt = self._prompt(features, timestamps=timestamps)
         encoded = model.get_encoder()(features)
+        start = torch.full((len(features), 1), int(self._config.decoder_start_token_id), device=like.device)
+        first: Tensor = model(encoder_outputs=encoded, decoder_input_ids=start).logits[:, -1].float()
+        prompt = self._prompt(first, timestamps=timestamps)
         written = self._ids(encoded, prompt, timestamps=timestamps)
         if self._fallback:
             for place in [place for place, ids in enumerate(written) if self._circles(ids)]:
-                written[place] = self._anew(encoded, prompt, place, written[place], timestamps=timestamps)
+                written[place] = self._anew(_one(encoded, place), prompt, place, written[place], timestamps=timestamps)
+        for place in self._maybe_silent(first):
+            if self._likelihood(_one(encoded, place), prompt[place], written[place]) < DOUBTFUL:
+                written[place] = []
         return [Heard(ids, self._first, self._text) for ids in written]
 
-    def _anew(self, encoded: Any, prompt: Tensor, place: int, ids: list[int], *, timestamps: bool) -> list[int]:
+    def _maybe_silent(self, first: Tensor) -> list[int]:
+        """Places of clips of which the model, asked for a text's first token [N, words], says that nobody speaks."""
+        if self._silent is None:
+            return []
+        return [int(place) for place in (first.softmax(1)[:, self._silent] > NO_SPEECH).nonzero()[:, 0]]
+
+    def _likelihood(self, alone: Any, prompt: Tensor, ids: Sequence[int]) -> float:
+        """Mean log-likelihood of the tokens of a clip's text, its end among them."""
+        said = torch.tensor([*ids, int(self._config.eos_token_id)], device=prompt.device)
+        read = torch.cat([prompt, said[:-1]])[None]
+        logits: Tensor = self._base.model(encoder_outputs=alone, decoder_input_ids=read).logits[0, -len(said) :]
+        return float(logits.float().log_softmax(1).gather(1, said[:, None]).mean())
+
+    def _anew(self, alone: Any, prompt: Tensor, place: int, ids: list[int], *, timestamps: bool) -> list[int]:
         """What is written of a clip at the first temperature at which it does not go round in circles, else ``ids``."""
-        alone = type(encoded)(last_hidden_state=encoded.last_hidden_state[place : place + 1])
         for temperature in TEMPERATURES:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
@@ -125,26 +153,24 @@ class WhisperEars:
     def _text(self, ids: Sequence[int]) -> str:
         return str(self._base.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _prompt(self, features: Tensor, *, timestamps: bool) -> Tensor:
-        """The tokens [N, p] that say what is wanted."""
-        count, device, config = len(features), features.device, self._config
+    def _prompt(self, first: Tensor, *, timestamps: bool) -> Tensor:
+        """The tokens [N, p] that say what is wanted; ``first`` [N, words] are the logits of a text's first token."""
+        count, device, config = len(first), first.device, self._config
         columns = [torch.full((count,), int(config.decoder_start_token_id), device=device)]
         if self._base.multilingual:
-            columns.append(self._spoken(features))
+            columns.append(self._spoken(first))
             columns.append(torch.full((count,), int(config.task_to_id[self.task]), device=device))
         if not timestamps:
             columns.append(torch.full((count,), int(config.no_timestamps_token_id), device=device))
         return torch.stack(columns, 1)
 
-    def _spoken(self, features: Tensor) -> Tensor:
+    def _spoken(self, first: Tensor) -> Tensor:
         """The language's token of each clip: the one that is set, else the likeliest."""
-        known, model = self._languages(), self._base.model
+        known = self._languages()
         if self.language is not None:
-            return torch.full((len(features),), known[self.language], device=features.device)
-        tokens = torch.tensor(sorted(known.values()), device=features.device)
-        start = torch.full((len(features), 1), int(self._config.decoder_start_token_id), device=features.device)
-        logits: Tensor = model(input_features=features, decoder_input_ids=start).logits[:, -1]
-        return tokens[logits[:, tokens].argmax(1)]
+            return torch.full((len(first),), known[self.language], device=first.device)
+        tokens = torch.tensor(sorted(known.values()), device=first.device)
+        return tokens[first[:, tokens].argmax(1)]
 
     def _written(self, encoded: Any, prompt: Tensor, *, timestamps: bool, temperature: float) -> Tensor:
         """Prompt and what follows, [N, p + n], by the plain search of transformers: Whisper's own moves windows too."""
@@ -190,6 +216,11 @@ class WhisperEars:
         if timestamps:
             rules.append(WhisperTimeStampLogitsProcessor(self._config, begin_index=begin))
         return LogitsProcessorList(rules)
+
+
+def _one(encoded: Any, place: int) -> Any:
+    """What was heard in one clip of several."""
+    return type(encoded)(last_hidden_state=encoded.last_hidden_state[place : place + 1])
 
 
 @dataclass(frozen=True)

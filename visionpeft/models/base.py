@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from visionpeft.errors import BaseModelError, did_you_mean
+from visionpeft.models.empty import hub_folder, shapes_of_pipeline
 from visionpeft.models.family import Family, components_of, family_of
 from visionpeft.models.quiet import without_loading_bars
 from visionpeft.models.stored import stored_type
@@ -25,6 +27,17 @@ _SAMPLES = 64
 _UNSAFE = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
+class Places(Protocol):
+    """What knows where a base's models are, and brings them where they compute."""
+
+    moves: bool
+    device: torch.device
+
+    def on_device(self, *names: str) -> AbstractContextManager[None]:
+        """Have these models where they compute while the context lasts."""
+        ...
+
+
 @dataclass
 class Base:
     """A Stable Diffusion pipeline and what the rest of the program asks of it.
@@ -34,12 +47,28 @@ class Base:
         family: "sd1", "sd2" or "sdxl", as a `Family`.
         id: what it was loaded by.
         hash: content hash of UNet and text encoders; equal for float32 and float16 copies of the same weights.
+        places: brings its models to the device and away; None: they stay where they are.
     """
 
     pipeline: Any
     family: Family
     id: str
     hash: str
+    places: Places | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: where its models are, or are brought to."""
+        return next(self.unet.parameters()).device if self.places is None else self.places.device
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """All of its models: "unet", "vae", and text encoders by component name."""
+        return {"unet": self.unet, "vae": self.vae, **self.text_encoders}
+
+    def on_device(self, *names: str) -> AbstractContextManager[None]:
+        """Return the context in which these of its models are where it computes."""
+        return nullcontext() if self.places is None else self.places.on_device(*names)
 
     @property
     def unet(self) -> Any:
@@ -98,7 +127,7 @@ def load_base(
         ref: "visionpeft/emoji-sd" | a diffusers folder | a single `.safetensors` checkpoint in the original layout of
             SD 1.x, SD 2.x or SDXL | a hub id.
         dtype: of its weights; None means float32.
-        device: where it goes.
+        device: where it goes; "meta" takes the shapes alone: no weights are read, and the hash is "".
         tokenizer: for a single checkpoint, which holds none: a folder with a CLIP tokenizer (or with `tokenizer` and
             `tokenizer_2` inside), a hub id, or tokenizers by text encoder. Without it the tokenizer is looked for
             beside the file and in the hub's cache.
@@ -111,7 +140,7 @@ def load_base(
     """
     from visionpeft.models.checkpoint import load_checkpoint
 
-    name, path = str(ref), Path(ref)
+    name, path, empty = str(ref), Path(ref), torch.device(device).type == "meta"
     if name in EMBEDDED:
         path = ASSETS / EMBEDDED[name]
         if not path.is_dir():
@@ -122,13 +151,15 @@ def load_base(
         )
     kept = (stored_type(path) if stored else None) or torch.float32
     if path.is_file():
-        pipeline = load_checkpoint(path, tokenizer=tokenizer, prediction_type=prediction_type)
+        pipeline = load_checkpoint(path, tokenizer=tokenizer, prediction_type=prediction_type, empty=empty)
+    elif empty:
+        pipeline = shapes_of_pipeline(name, path if path.is_dir() else hub_folder(name))
     elif path.is_dir():
         pipeline = _from_folder(path, dtype or kept)
     else:
         pipeline = _from_hub(name, path, dtype)
     pipeline.set_progress_bar_config(disable=True)
-    base = Base(pipeline, family_of(pipeline), name, weights_hash(components_of(pipeline)))
+    base = Base(pipeline, family_of(pipeline), name, "" if empty else weights_hash(components_of(pipeline)))
     for part in (base.unet, base.vae, *base.text_encoders.values()):
         part.eval()
     return base.to(device, dtype or kept)

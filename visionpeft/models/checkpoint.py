@@ -18,7 +18,11 @@ _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_pr
 
 
 def load_checkpoint(
-    path: Path, *, tokenizer: str | Path | Mapping[str, Any] | None = None, prediction_type: str | None = None
+    path: Path,
+    *,
+    tokenizer: str | Path | Mapping[str, Any] | None = None,
+    prediction_type: str | None = None,
+    empty: bool = False,
 ) -> Any:
     """Return the diffusers pipeline of a checkpoint of SD 1.x, SD 2.x or SDXL, in the file's own number types.
 
@@ -26,12 +30,13 @@ def load_checkpoint(
         path: the `.safetensors` file.
         tokenizer: see `visionpeft.models.base.load_base`.
         prediction_type: "epsilon" or "v_prediction", where the file does not tell.
+        empty: take the shapes that the file's header tells, on torch's meta device, and read no weights.
 
     Raises:
         BaseModelError: not such a checkpoint, tensors missing, no tokenizer, or SD 2.x without a prediction type.
         FileFormatError: not a whole safetensors file.
     """
-    state, header = safefile.load(path)
+    state, header = _outline(path) if empty else safefile.load(path)
     try:
         family = original.family_name(state)
         prediction = _prediction(family, state, header, prediction_type)
@@ -42,6 +47,11 @@ def load_checkpoint(
         raise BaseModelError(f"{path}: not a whole checkpoint: {error} is missing or misshapen.") from error
     parts |= _tokenizers(path, family, tokenizer, parts)
     return _pipeline(family, parts)
+
+
+def _outline(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    header = safefile.read_header(path)
+    return safefile.outline(path, header), dict(header.metadata)
 
 
 def _prediction(family: str, state: original.State, header: Mapping[str, str], given: str | None) -> str:

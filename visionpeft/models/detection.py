@@ -36,8 +36,8 @@ class DetectionLoss:
 
     Attributes:
         loss_sum: transformers' loss times `count`.
-        count: the number of boxes in the targets, at least 1; over several processes the mean of their numbers,
-            which is what transformers divides by.
+        count: the number of boxes in the targets; over several processes the mean of their numbers, by which
+            transformers divides.
         parts: the terms as transformers names them, divided by the number of boxes as it does.
     """
 
@@ -91,8 +91,9 @@ def detection_loss(
 
     Boxes, and classes where they are independent, are summed and divided by the number of boxes, so loss times count
     is a sum over boxes that adds up over micro-batches. DETR's and YOLOS' cross entropy is a weighted mean over
-    queries instead; it enters as that mean times the count. The matching is solved by scipy: it waits for the device
-    and moves the costs to the CPU once for every decoder layer, so a step with it cannot be recorded.
+    queries instead; it enters as that mean, over all processes, times the count. The matching is solved by scipy: it
+    waits for the device and moves the costs to the CPU once for every decoder layer, so a step with it cannot be
+    recorded.
 
     Args:
         base: the detector, in training mode: RT-DETR's denoising and RF-DETR's groups are there in training only.
@@ -104,8 +105,16 @@ def detection_loss(
     labels = [{name: target[name].to(base.device) for name in ("class_labels", "boxes")} for target in targets]
     with _as_many_labels_as_its_head(base):
         out = base.model(**_inputs(base, pixels, mask), labels=labels)
-    count = _count(targets, base.device)
-    return DetectionLoss(out.loss * count, count, {name: part.detach() for name, part in out.loss_dict.items()})
+    parts = {name: part.detach() for name, part in out.loss_dict.items()}
+    mine = float(sum(len(target["boxes"]) for target in targets))
+    if not base.sight.background:
+        boxes = _means([mine], base.device)[0]
+        return DetectionLoss(out.loss * _divisor(base, mine, boxes), boxes, parts)
+    weight = _weight(targets, out.logits.shape[1], base.model.config)
+    boxes, mean_weight = _means([mine, weight], base.device)
+    entropy = torch.stack([part for name, part in out.loss_dict.items() if name.startswith("loss_ce")]).sum()
+    rest = (out.loss - entropy) * _divisor(base, mine, boxes)
+    return DetectionLoss(rest + entropy * weight / mean_weight * boxes.clamp(min=1), boxes, parts)
 
 
 def recordable(base: VisionBase) -> bool:
@@ -128,9 +137,9 @@ def device_loss(
         The sum over things, their number, and the terms of the matched queries as means over layers and things.
     """
     matched, denoised, weights = rt_detr_loss(base.model, pixels, targets, uniform)
-    count = (targets.labels >= 0).sum().clamp(min=1).float()
+    count = (targets.labels >= 0).sum().float()
     config: Any = base.model.config
-    answers = count * (config.decoder_layers + 1)
+    answers = count.clamp(min=1) * (config.decoder_layers + 1)
     named = {"loss_vfl": matched.classes, "loss_bbox": matched.distance, "loss_giou": matched.overlap}
     parts = {name: part.detach() / answers for name, part in named.items()}
     return DetectionLoss(matched.weighted(weights) + denoised.weighted(weights), count, parts)
@@ -142,12 +151,37 @@ def _inputs(base: VisionBase, pixels: Tensor, mask: Tensor | None) -> dict[str, 
     return inputs | ({"pixel_mask": mask.to(base.device)} if mask is not None and knows_masks else {})
 
 
-def _count(targets: Sequence[Mapping[str, Tensor]], device: torch.device) -> Tensor:
-    boxes = torch.tensor(float(sum(len(target["boxes"]) for target in targets)), device=device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(boxes)
-        boxes = boxes / torch.distributed.get_world_size()
-    return boxes.clamp(min=1)
+_OWN, _MEAN = ("rt_detr", "rt_detr_v2", "d_fine"), ("rf_detr",)
+"""Whose losses in transformers (5.23) divide by the boxes of their own process, and by the mean over processes. The
+others take the mean for a sum, and divide it by the number of processes once more."""
+
+
+def _divisor(base: VisionBase, mine: float, mean: Tensor) -> Tensor:
+    """What transformers has divided the terms of boxes by, given the boxes of this process and the mean over all."""
+    world = torch.distributed.get_world_size() if _several() else 1
+    config: Any = base.model.config
+    if config.model_type in _OWN:
+        return torch.full_like(mean, max(mine, 1.0))
+    return (mean if config.model_type in _MEAN else mean / world).clamp(min=1)
+
+
+def _weight(targets: Sequence[Mapping[str, Tensor]], queries: int, config: Any) -> float:
+    """What DETR's cross entropy of these pictures is divided by: 1 a query with a thing, less a query with nothing."""
+    matched = sum(min(len(target["boxes"]), queries) for target in targets)
+    return matched + (len(targets) * queries - matched) * float(config.eos_coefficient)
+
+
+def _means(values: Sequence[float], device: torch.device) -> Tensor:
+    """The means over all processes."""
+    found = torch.tensor(values, dtype=torch.float, device=device)
+    if _several():
+        torch.distributed.all_reduce(found)
+        found = found / torch.distributed.get_world_size()
+    return found
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 @contextmanager

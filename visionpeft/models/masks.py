@@ -11,9 +11,10 @@ UNMASKED = "visionpeft_unmasked"
 
 
 def attend_unmasked(model: nn.Module) -> None:
-    """Let a picture model attend from all tokens to all, which is what it does, without a mask that says so.
+    """Let a model attend without a mask that says what it does anyway.
 
-    A mask has the picture's tokens alone: prompts beside them would have no place in it.
+    A picture's tokens attend to all, a decoder's to what came before: that is in the layers. A picture model's mask
+    has the picture's tokens alone: prompts beside them would have no place in it.
     """
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward

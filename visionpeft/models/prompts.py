@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,25 +52,40 @@ def encode_prompts(base: Base, prompts: Sequence[str], *, clip_skip: int = 0) ->
     Raises:
         ConfigError: clip_skip is negative or leaves no layer.
     """
+    return encode_ids(base, prompt_ids(base, prompts), clip_skip=clip_skip)
+
+
+def prompt_ids(base: Base, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """Token ids [B, 77] of prompts for each text encoder, by its name; made on the host and copied to the device."""
+    return {name: token_ids(base, name, prompts) for name in base.text_encoders}
+
+
+def encode_ids(base: Base, ids_of: Mapping[str, Tensor], *, clip_skip: int = 0) -> PromptStates:
+    """Return the states of prompts whose `prompt_ids` are known: all on the device, which nothing waits for.
+
+    Raises:
+        ConfigError: clip_skip is negative or leaves no layer.
+    """
     joined = base.family.name == "sdxl"
     hidden: list[Tensor] = []
     pooled: Tensor | None = None
     for name, encoder in base.text_encoders.items():
-        ids = token_ids(base, name, prompts)
-        out = _run(encoder, ids, clip_skip)
-        hidden.append(_states(encoder, out, clip_skip + 1 if joined else clip_skip, normalised=not joined))
-        if joined and hasattr(encoder, "text_projection"):
-            pooled = _pooled(encoder, out.last_hidden_state, ids, base.tokenizers[name].eos_token_id)
+        with base.on_device(name):
+            ids = ids_of[name]
+            out = _run(encoder, ids, clip_skip)
+            hidden.append(_states(encoder, out, clip_skip + 1 if joined else clip_skip, normalised=not joined))
+            if joined and hasattr(encoder, "text_projection"):
+                pooled = _pooled(encoder, out.last_hidden_state, ids, base.tokenizers[name].eos_token_id)
     return PromptStates(torch.cat(hidden, dim=-1), pooled)
 
 
 def token_ids(base: Base, encoder: str, prompts: Sequence[str]) -> Tensor:
-    """Token ids [B, 77] of prompts for one text encoder, on its device; trained words of several rows written out."""
+    """Token ids [B, 77] of prompts for one text encoder, where the base computes; words of several rows written out."""
     tokenizer = base.tokenizers[encoder]
     texts = [spell(prompt, tokenizer) for prompt in prompts]
     length = _length(tokenizer)
     found = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return found.input_ids.to(next(base.text_encoders[encoder].parameters()).device)
+    return found.input_ids.to(base.device)
 
 
 def _length(tokenizer: Any) -> int:
@@ -110,17 +125,18 @@ def time_ids(base: Base, count: int, size: int | tuple[int, int] | None = None) 
         return None
     height, width = (size, size) if isinstance(size, int) else size or (base.size, base.size)
     row = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
-    return row.repeat(count, 1).to(base.unet.device)
+    return row.repeat(count, 1).to(base.device)
 
 
 def unet_forward(
     base: Base, noisy: Tensor, timesteps: Tensor, states: PromptStates, time_ids: Tensor | None = None
 ) -> Tensor:
-    """The UNet's prediction [B, 4, h, w] for noisy latents [B, 4, h, w] at timesteps [B]."""
-    added = None
+    """The UNet's prediction [B, 4, h, w] for noisy latents [B, 4, h, w] at timesteps [B], all in any type."""
+    dtype, added = base.unet.dtype, None
     if states.pooled is not None:
-        added = {"text_embeds": states.pooled, "time_ids": time_ids}
-    return base.unet(noisy, timesteps, encoder_hidden_states=states.hidden, added_cond_kwargs=added).sample
+        added = {"text_embeds": states.pooled.to(dtype), "time_ids": time_ids}
+    hidden = states.hidden.to(dtype)
+    return base.unet(noisy.to(dtype), timesteps, encoder_hidden_states=hidden, added_cond_kwargs=added).sample
 
 
 def cut_prompt(base: Base, prompt: str) -> tuple[str, str]:

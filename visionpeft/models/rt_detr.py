@@ -89,10 +89,9 @@ def _denoising(found: Predictions, noisy: Noisy, targets: Targets) -> SetLoss:
     )
     layers, batch, pairs = len(found.noisy_logits), *noisy.which.shape
     slot = torch.arange(pairs, device=noisy.which.device).expand(layers, batch, -1)
-    real = noisy.real.expand(layers, -1, -1)
-    sums = set_loss(found.noisy_logits, found.noisy_boxes, meant, slot, real, noisy.real.repeat(1, 2))
-    share = (targets.labels >= 0).sum() / noisy.real.sum().clamp(min=1)
-    return SetLoss(sums.classes * share, sums.distance * share, sums.overlap * share)
+    things = (targets.labels >= 0).sum(1, keepdim=True)  # picture by picture, so that a batch can be split anyhow
+    worth = noisy.real[:, :1] * things / pairs
+    return set_loss(found.noisy_logits, found.noisy_boxes, meant, slot, noisy.real.expand(layers, -1, -1), worth)
 
 
 def predict(model: nn.Module, pixels: Tensor, noisy: Noisy) -> Predictions:

@@ -34,12 +34,12 @@ class SetLoss:
 
 
 def set_loss(
-    logits: Tensor, boxes: Tensor, targets: Targets, query: Tensor, has: Tensor, asked: Tensor | None = None
+    logits: Tensor, boxes: Tensor, targets: Targets, query: Tensor, has: Tensor, worth: Tensor | None = None
 ) -> SetLoss:
     """The three losses over layers (layers, batch, queries, ...) and things, not yet divided.
 
-    ``query`` (layers, batch, things) is the one that is to find a thing, where it ``has`` one; queries that are not
-    ``asked`` (batch, queries) count nowhere.
+    ``query`` (layers, batch, things) is the one that is to find a thing, where it ``has`` one; all that is of a picture
+    counts as much as it is ``worth`` (batch, 1), 1 unless given.
     """
     mine = boxes.gather(2, query[..., None].expand(-1, -1, -1, 4))
     share, generalized = overlaps(to_corners(mine), to_corners(targets.boxes)[None])
@@ -51,6 +51,6 @@ def set_loss(
     score = torch.zeros_like(logits).flatten(2).scatter_add(2, place, quality).view_as(logits)
     weight = 0.75 * logits.detach().sigmoid().square() * (1 - yes) + score
     class_losses = F.binary_cross_entropy_with_logits(logits, score, weight=weight, reduction="none").sum(-1)
-    if asked is not None:
-        class_losses = class_losses * asked
-    return SetLoss(class_losses.sum(), (distance * has).sum(), ((1 - generalized) * has).sum())
+    part = 1.0 if worth is None else worth
+    overlap = (1 - generalized) * has * part
+    return SetLoss((class_losses * part).sum(), (distance * has * part).sum(), overlap.sum())

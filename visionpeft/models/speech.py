@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
-from visionpeft.errors import BaseModelError, did_you_mean
+from visionpeft.errors import BaseModelError, ConfigError, did_you_mean
 from visionpeft.models.base import ASSETS, weights_hash
 from visionpeft.models.family import Family
 from visionpeft.models.quiet import without_loading_bars, without_reports
@@ -70,6 +72,25 @@ class SpeechBase:
         """The type of its weights, which its features take too."""
         return self.model.model.encoder.embed_positions.weight.dtype
 
+    def shorten(self, seconds: int) -> None:
+        """Make the model hear so many seconds at once, of those that it heard: the first of its positions stay.
+
+        The encoder's work falls with its positions, that of its attention with their square. Adapters of either fit
+        the other: no layer that they change knows how many positions there are.
+
+        Raises:
+            ConfigError: it is longer than the model hears.
+        """
+        if seconds > self.window:
+            raise ConfigError(f"data.window: {seconds} s, but '{self.id}' hears {self.window:g} s at once.")
+        encoder, rate = self.model.model.encoder, self.features.sampling_rate
+        count = int(encoder.config.max_source_positions * seconds / self.window)
+        encoder.embed_positions = nn.Embedding.from_pretrained(encoder.embed_positions.weight[:count].detach().clone())
+        encoder.config.max_source_positions = self.model.config.max_source_positions = count
+        self.features = copy(self.features)
+        self.features.chunk_length, self.features.n_samples = seconds, seconds * rate
+        self.features.nb_max_frames = seconds * rate // self.features.hop_length
+
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> SpeechBase:
         """Move the model and return self; adapters' masters stay float32."""
         self.model.to(device=device, dtype=dtype)
@@ -89,7 +110,7 @@ def load_speech(
 
     Args:
         ref: "visionpeft/small-whisper" | a folder of transformers | a hub id.
-        device: where it goes.
+        device: where it goes; "meta" takes the shapes alone: no weights are read, and the hash is "".
         dtype: of its weights; None means float32.
         scratch: its shape and words, but random weights.
         seed: of these weights.
@@ -99,17 +120,21 @@ def load_speech(
     Raises:
         BaseModelError: not found, not readable, a pickle, or no Whisper; says what to do.
     """
+    empty = torch.device(device).type == "meta"
     name, place = str(ref), _place(ref)
+    bare = torch.device("meta") if empty else contextlib.nullcontext()
     kept = (stored_type(place) if stored else None) or torch.float32
     with torch.random.fork_rng(devices=[]), without_loading_bars(), without_reports():
         torch.manual_seed(seed)
-        model = _reading(name, lambda: _model(name, place, kept, scratch=scratch))
+        with bare:
+            model = _reading(name, lambda: _model(name, place, kept, scratch=scratch or empty))
         tokenizer, features = _reading(name, lambda: _processors(place))
     model.config.apply_spec_augment = False  # masks are drawn by the training's own random numbers
     model.generation_config.forced_decoder_ids = None  # language and task are given, never forced by place
     _check_words(name, model, tokenizer)
     model.eval()
-    base = SpeechBase(model, tokenizer, WHISPER, name, weights_hash({"model": model}, WHISPER), features)
+    told = "" if empty else weights_hash({"model": model}, WHISPER)
+    base = SpeechBase(model, tokenizer, WHISPER, name, told, features)
     return base.to(device, dtype or kept)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,7 +71,7 @@ class VisionBase:
     @property
     def dtype(self) -> torch.dtype:
         """The type of its weights, which its pixels take too."""
-        return next(self.model.parameters()).dtype
+        return next(parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> VisionBase:
         """Move the model and return self; adapters' masters stay float32."""
@@ -99,7 +100,7 @@ def load_vision(
             are interpolated for good, so the hash tells the size.
         scratch: take the network, but random weights.
         seed: of these weights.
-        device: where it goes.
+        device: where it goes; "meta" takes the shapes alone: no weights are read, and the hash is "".
         dtype: of its weights; None means float32.
         stored: leave weights in the one type that a folder has them in, so that they stay in their files, which
             processes share, until they are needed; float32 where positions are interpolated.
@@ -111,17 +112,20 @@ def load_vision(
             cannot take; says what to do.
         MissingExtraError: the base needs a package that is not there.
     """
+    empty = torch.device(device).type == "meta"
     name, place = str(ref), _place(ref)
     config = _reading(name, lambda: _config(place))
     kept = (stored_type(place) if stored else None) or torch.float32
     _check_backbone(name, config)
-    with torch.random.fork_rng(devices=[]), without_loading_bars(), without_reports():
+    bare = torch.device("meta") if empty else nullcontext()
+    with torch.random.fork_rng(devices=[]), without_loading_bars(), without_reports(), bare:
         torch.manual_seed(seed)
+        new = scratch or empty
         model = _reading(
-            name, lambda: _built(config, task) if scratch else _read(name, place, config, task, kept, progress)
+            name, lambda: _built(config, task) if new else _read(name, place, config, task, kept, progress)
         )
     family = _family(name, model, task)
-    if scratch and live_batch_norms(model):
+    if scratch and not empty and live_batch_norms(model):
         progress.say(f"'{name}' has batch norms, which stay frozen: with random weights they normalise nothing.")
     freeze_batch_norms(model)
     native = _native(config, task)
@@ -133,7 +137,8 @@ def load_vision(
     _resize(name, model, family, native, size)
     preprocessing = preprocessing.at(*size)
     model.eval()
-    base = VisionBase(model, family, name, weights_hash({"model": model}, family), preprocessing)
+    told = "" if empty else weights_hash({"model": model}, family)
+    base = VisionBase(model, family, name, told, preprocessing)
     return base.to(device, dtype or kept)
 
 

@@ -14,7 +14,7 @@ from visionpeft.adapters.spec import AdapterSpec
 from visionpeft.data.classification import LabelledPictures, Splits, mixed
 from visionpeft.data.order import Position
 from visionpeft.evaluation.classification.calibration import losses
-from visionpeft.evaluation.classification.predictions import Predictions
+from visionpeft.evaluation.classification.predictions import Predictions, joined
 from visionpeft.evaluation.classification.statistics import Scored, statistics
 from visionpeft.inference.about import ClassifierAbout
 from visionpeft.inference.classifier import Classifier
@@ -75,6 +75,7 @@ class Classification:
 
     name = "classify"
     unrecordable = ""
+    autocast = True
 
     def __init__(
         self,
@@ -124,8 +125,9 @@ class Classification:
         """Move the model over, and begin to read pictures."""
         self._context = context
         # full tuning adds small differences to the weights, which half precision would swallow
-        whole = any(spec.method == "full" for spec in self.capture().specs.values())
-        place(self.components, self.components, context, torch.float32 if whole else context.dtype or torch.float32)
+        self.autocast = any(spec.method == "full" for spec in self.capture().specs.values())
+        kind = torch.float32 if self.autocast else context.dtype or torch.float32
+        place(self.components, self.components, context, kind).settle(*self.components)
         # transformers before 5.20 makes a mask that hides nothing while a step is recorded, and attention under a mask
         # keeps all weights: 1 GiB for ViT-B/16 at batch 32
         attend_unmasked(self.base.model)
@@ -155,9 +157,12 @@ class Classification:
     def evaluate(self, step: int) -> dict[str, float]:
         """Return the figures of the validation pictures, without intervals; nothing where there are none."""
         del step
-        if not len(self.splits.validation):
+        pictures, processes = self.splits.validation, self._context.processes
+        if not len(pictures):
             return {}
-        return figures(self.predictions(self.splits.validation, "validating"))
+        mine = pictures.subset(processes.mine(len(pictures)))
+        found = processes.gathered(self.predictions(mine, "validating") if len(mine) else None)
+        return figures(joined([part for part in found if part is not None])) if processes.main else {}
 
     def predictions(self, pictures: LabelledPictures, label: str) -> Predictions:
         """Return what the model as it is now says of pictures."""

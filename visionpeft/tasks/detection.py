@@ -13,10 +13,12 @@ from visionpeft.compute.tensors import moved, with_tensors
 from visionpeft.data.ahead import Ahead
 from visionpeft.data.detection.augment import Sample, SceneSize, augmented
 from visionpeft.data.detection.batches import padded_batch
+from visionpeft.data.detection.scenes import LabelledScenes
 from visionpeft.data.detection.splits import SceneSplits
 from visionpeft.data.order import Position
 from visionpeft.errors import ConfigError
 from visionpeft.evaluation.detection.coco import coco_figures
+from visionpeft.evaluation.detection.detections import Detections, evaluation_of
 from visionpeft.inference.about import DetectorAbout
 from visionpeft.inference.detector import Detector
 from visionpeft.models.detection import detection_loss, device_loss, recordable, train_all_layers
@@ -74,6 +76,7 @@ class Detection:
     """
 
     name = "detect"
+    autocast = True
 
     def __init__(
         self,
@@ -121,7 +124,7 @@ class Detection:
         Weights stay float32 whatever is computed in: boxes are finer than half precision.
         """
         self._context = context
-        place(self.components, self.components, context, None)
+        place(self.components, self.components, context, None).settle(*self.components)
         self._ahead: Ahead[Sample] = Ahead(
             self._made, context.seed, len(self.splits.train), context.world, self._data.workers
         )
@@ -162,11 +165,18 @@ class Detection:
     def evaluate(self, step: int) -> dict[str, float]:
         """Return COCO's figures of the validation pictures; nothing where there are none."""
         del step
-        if not len(self.splits.validation):
+        scenes, processes = self.splits.validation, self._context.processes
+        if not len(scenes):
             return {}
+        found = processes.shared(len(scenes), lambda mine: self._detections(scenes.subset(mine)))
+        if not processes.main:
+            return {}
+        overall = coco_figures(evaluation_of(scenes.labels, scenes.scenes, found)).overall
+        return {name: float(value) for name, value in overall.model_dump().items() if value is not None}
+
+    def _detections(self, scenes: LabelledScenes) -> Sequence[Detections]:
         progress = self._context.progress
-        found = coco_figures(self.detector.evaluation(self.splits.validation, label="validating", progress=progress))
-        return {name: float(value) for name, value in found.overall.model_dump().items() if value is not None}
+        return self.detector.evaluation(scenes, label="validating", progress=progress).detections if scenes else ()
 
     def preview(self, step: int) -> Sequence[Artifact]:
         """A detector draws nothing while it trains; its report shows hits and misses."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,20 +20,17 @@ from visionpeft.inference.cuts import say_cuts
 from visionpeft.inference.generate import size_unit
 from visionpeft.models.base import Base
 from visionpeft.models.manage import manage
-from visionpeft.models.prompts import PromptStates, encode_prompts, unet_forward
+from visionpeft.models.prompts import PromptStates, encode_ids, encode_prompts, prompt_ids, unet_forward
 from visionpeft.progress import Progress
 from visionpeft.tasks.batches import CLASS, SUBJECT, Batch, Draws, Group
 from visionpeft.tasks.dreambooth_settings import DreamBoothData, PreviewConfig, ScoreConfig
 from visionpeft.tasks.latents import Framing, Latents
 from visionpeft.tasks.loss import PredictionType, add_noise, min_snr_weight, squared_errors, target
-from visionpeft.tasks.placing import place
+from visionpeft.tasks.placing import join_products, place
 from visionpeft.tasks.prior import make_class_pictures
 from visionpeft.tasks.watch import Watch
 from visionpeft.training.rng import StepRng
 from visionpeft.training.task import Artifact, Context, StepOutput
-
-if TYPE_CHECKING:
-    pass
 
 NAME = "subject"
 """Under which the adapter in training is known to the manager."""
@@ -73,6 +69,7 @@ class DreamBooth:
 
     name = "dreambooth"
     unrecordable = ""
+    autocast = False
 
     def __init__(
         self,
@@ -111,38 +108,45 @@ class DreamBooth:
         return {}
 
     def prepare(self, context: Context) -> None:
-        """Read the pictures, make missing class pictures (main process first), encode all, move the base over.
+        """Read the pictures, make missing class pictures, encode all, move the base over; processes share the work.
 
         Raises:
             DataError: a picture or folder cannot be used.
             ConfigError: the base is shared out, and pictures of several shapes go through it apart.
         """
-        models: dict[str, nn.Module] = {"unet": self.base.unet, "vae": self.base.vae, **self.base.text_encoders}
-        place(models, self.components, context, context.dtype or torch.float32)
+        through = {"unet": self.base.unet, **self.components}
+        places = self.base.places = place(self.base.models, through, context, context.dtype or torch.float32)
         say_cuts(self.base, [*self._prompts(), *(self._preview.prompts if self._preview else ())], context.progress)
-        pictures = self._load(picture_paths(self._data.instance.images, context.progress), context.progress)
-        sources = [self._latents(pictures, "subject pictures", context)]
+        self.pictures = self._load(picture_paths(self._data.instance.images, context.progress), context.progress)
+        sources = [self._latents(self.pictures, "subject pictures", context)]
         if self._data.prior:
             kept = self._load(self._class_paths(context), context.progress)
             sources.append(self._latents(kept, "class pictures", context))
         if context.sharding is not None:
             _require_one_shape(sources)
         kinds = len(self._data.prior.prompts) if self._data.prior else 1
-        blank = _BLANK if self._distils else 0.0
-        self._draws = Draws(self.base, sources, context.seed, context.device, kinds, blank)
+        self._draws = Draws(self.base, sources, context.seed, context.device, kinds, _BLANK if self._distils else 0.0)
         # [T] of the noise schedule, and the weights of [subject, class] in the loss
         self._kept_T = self.base.pipeline.scheduler.alphas_cumprod.to(context.device, torch.float32)
         weights = [1.0, self._data.prior.weight if self._data.prior else 0.0]
         self._weights = torch.tensor(weights, device=context.device)
         self._prediction: PredictionType = prediction_type(self.base)
+        self._encode_fixed()
+        # what steps read stays where it is from now on: a recorded step finds it there
+        places.settle(*through, *(["vae"] if self._data.cache == "none" else []))
+        join_products(self.base.unet, context)
         moving = self._prompts()[: self._moving]
-        with torch.no_grad():
-            self._fixed = encode_prompts(self.base, self._prompts()[len(moving) :] or [""])
-        with torch.no_grad(), self.manager.using({}):
-            self._base_states = encode_prompts(self.base, self._prompts()) if self._distils else None
-        self.pictures = pictures
-        images = [picture.image for picture in pictures]
+        self._moving_ids = prompt_ids(self.base, moving) if moving else {}
+        images = [picture.image for picture in self.pictures]
         self._watch = Watch(self.base, self.manager, self._data.instance, images, self._preview, self._score, context)
+
+    @torch.no_grad()
+    def _encode_fixed(self) -> None:
+        """Encode the prompts that training does not change, and all as the bare base hears them where it teaches."""
+        with self.base.on_device(*self.base.text_encoders):
+            self._fixed = encode_prompts(self.base, self._prompts()[self._moving :] or [""])
+            with self.manager.using({}):
+                self._base_states = encode_prompts(self.base, self._prompts()) if self._distils else None
 
     def samples(self) -> int:
         """Return the number of subject pictures."""
@@ -244,8 +248,7 @@ class DreamBooth:
 
     def _prompt_states(self) -> PromptStates:
         """Return the states of all prompts; only those are encoded here that training changes."""
-        moving = self._prompts()[: self._moving]
-        return encode_prompts(self.base, moving).before(self._fixed) if moving else self._fixed
+        return encode_ids(self.base, self._moving_ids).before(self._fixed) if self._moving_ids else self._fixed
 
     def _load(self, paths: Sequence[Path], progress: Progress) -> list[Picture]:
         return load_all(paths, progress, lambda image: covering(image, self._resolution))
@@ -255,18 +258,17 @@ class DreamBooth:
         store = {"memory": Store(), "disk": Store(user_cache("latents")), "none": None}[data.cache]
         framing = Framing(self._resolution, size_unit(self.base), data.crop, data.flip, context.seed)
         latents = Latents(self.base, pictures, framing, store)
-        latents.warm(label, context.progress)
+        latents.warm(label, context.progress, context.processes)
         return latents
 
     def _class_paths(self, context: Context) -> list[Path]:
-        """Return the class pictures' files; the main process makes the missing ones while the others wait."""
+        """Return the class pictures' files, after the processes have made those that are missing."""
         prior = self._data.prior
         if prior is None:
             return []
         if prior.images is not None:
             return picture_paths(prior.images, context.progress)
-
-        with context.main_first():
+        with context.turns():
             return make_class_pictures(
                 self.base,
                 prior,
@@ -274,6 +276,7 @@ class DreamBooth:
                 manager=self.manager,
                 progress=context.progress,
                 root=self._class_root,
+                processes=context.processes,
             )
 
 

@@ -13,8 +13,10 @@ from visionpeft.data.pictures import Picture
 from visionpeft.data.transforms import Crop, View, pixels, seen, view_of
 from visionpeft.errors import DataError
 from visionpeft.inference.generate import in_float32
+from visionpeft.inference.tiles import tiled
 from visionpeft.models.base import Base
-from visionpeft.progress import Progress
+from visionpeft.progress import Bar, Progress
+from visionpeft.training.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -86,16 +88,28 @@ class Latents:
         views = [self._framing.view(picture, 0, index) for index, picture in enumerate(self._pictures)]
         return {(view.width, view.height) for view in views}
 
-    def warm(self, label: str, progress: Progress) -> None:
-        """Encode every view of every picture now, with a bar, where a store keeps them."""
+    def warm(self, label: str, progress: Progress, processes: Processes = ALONE) -> None:
+        """Encode every view of every picture now, with a bar, where a store keeps them; each by one process."""
         if self._store is None:
             return
-        with progress.phase(label, len(self)) as bar:
-            for index, picture in enumerate(self._pictures):
-                view = self._framing.view(picture, 0, index)
-                for flip in (False, True) if self._framing.flip else (False,):
-                    self._moments(index, View(view.width, view.height, view.left, view.top, flip))
-                bar.advance()
+
+        def encoded(indices: Sequence[int]) -> list[dict[tuple[int, View], Moments]]:
+            with self._base.on_device("vae"), progress.phase(label, len(indices)) as bar:
+                return [self._views(index, bar) for index in indices]
+
+        device = self._base.device
+        for views in processes.shared(len(self), encoded):
+            self._ready |= {key: Moments(m.mean.to(device), m.std.to(device)) for key, m in views.items()}
+
+    def _views(self, index: int, bar: Bar) -> dict[tuple[int, View], Moments]:
+        """Each view of a picture, on the CPU, where what is sent to other processes belongs."""
+        view, found = self._framing.view(self._pictures[index], 0, index), dict[tuple[int, View], Moments]()
+        for flip in (False, True) if self._framing.flip else (False,):
+            key = index, View(view.width, view.height, view.left, view.top, flip)
+            moments = self._moments(*key)
+            found[key] = Moments(moments.mean.cpu(), moments.std.cpu())
+        bar.advance()
+        return found
 
     def draw(self, epoch: int, index: int) -> Moments:
         """Return the latent's distribution for a draw: a function of (seed, epoch, index)."""
@@ -106,7 +120,7 @@ class Latents:
             return self._encoded(index, view)
         if (index, view) not in self._ready:
             kept = self._store.get(self._parts(index, view), lambda: vars(self._encoded(index, view)))
-            device = self._base.unet.device
+            device = self._base.device
             self._ready[index, view] = Moments(kept["mean"].to(device), kept["std"].to(device))
         return self._ready[index, view]
 
@@ -118,9 +132,11 @@ class Latents:
     def _encoded(self, index: int, view: View) -> Moments:
         picture = self._pictures[index]
         vae = self._base.vae
-        with in_float32(vae), torch.autocast(vae.device.type, enabled=False):
-            values = pixels(seen(picture.image, view)).unsqueeze(0).to(vae.device)
-            distribution = vae.encode(values).latent_dist
+        values = pixels(seen(picture.image, view)).unsqueeze(0)
+        size = values.shape[-2], values.shape[-1]
+        exactly = torch.autocast(self._base.device.type, enabled=False)
+        with self._base.on_device("vae"), in_float32(vae), exactly, tiled(vae, "encode", size):
+            distribution = vae.encode(values.to(vae.device)).latent_dist
         scale = vae.config.scaling_factor
         moments = Moments(distribution.mean[0] * scale, distribution.std[0] * scale)
         if self._store is not None and not bool(torch.isfinite(moments.mean).all()):

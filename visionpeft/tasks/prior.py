@@ -14,8 +14,14 @@ from visionpeft.inference.recipe import recipe_for
 from visionpeft.models.base import Base
 from visionpeft.progress import Progress
 from visionpeft.tasks.dreambooth_settings import PriorData
+from visionpeft.training.processes import ALONE, Processes
 
 _AT_ONCE = 8
+
+
+def at_once(base: Base) -> int:
+    """How many pictures go through the base together: one where its models take turns on the device."""
+    return 1 if base.places is not None and base.places.moves else _AT_ONCE
 
 
 def class_folder(base: Base, prior: PriorData, size: int, root: Path | None = None) -> Path:
@@ -40,10 +46,12 @@ def make_class_pictures(
     manager: AdapterManager | None,
     progress: Progress,
     root: Path | None = None,
+    processes: Processes = ALONE,
 ) -> list[Path]:
     """Return the class pictures' files, making those that are missing with the bare base.
 
-    Each is written whole or not at all, so a stopped run goes on where it was.
+    Processes take batches in turn, the same batches that one would paint: so the pictures are the same too. Each is
+    written whole or not at all, so a stopped run goes on where it was.
 
     Args:
         base: the model.
@@ -52,19 +60,24 @@ def make_class_pictures(
         manager: of the adapters on ``base``; they are off meanwhile.
         progress: shows a bar while pictures are made.
         root: folder of all sets; None is the user's cache.
+        processes: that share the work; all come here, and none leaves before all are done.
 
     Raises:
         OutputError: the folder cannot be written.
     """
     folder = make_folder(class_folder(base, prior, size, root))
     paths = {place: folder / f"{place:05d}.png" for place in range(prior.count)}
-    missing = [place for place, path in paths.items() if not path.exists()]
+    missing = processes.from_main([place for place, path in paths.items() if not path.exists()])
+    mine = [place for number, place in enumerate(missing) if number // _AT_ONCE % processes.world == processes.rank]
     if missing:
         shown = f"'{prior.prompts[0]}'" + (f" and {len(prior.prompts) - 1} others" if len(prior.prompts) > 1 else "")
         progress.say(f"making {len(missing)} of {prior.count} class pictures {shown}, kept in {folder}")
-        requests = [_request(prior, size, place) for place in missing]
-        for done, picture in generate_each(base, requests, manager=manager, batch_size=_AT_ONCE, progress=progress):
-            save_png(picture, paths[missing[done]], recipe_for(base, requests[done]))
+        requests = [_request(prior, size, place) for place in mine]
+        for done, picture in generate_each(
+            base, requests, manager=manager, batch_size=at_once(base), progress=progress
+        ):
+            save_png(picture, paths[mine[done]], recipe_for(base, requests[done]))
+        processes.wait()
     return list(paths.values())
 
 

@@ -20,8 +20,11 @@ from visionpeft.data.speech.splits import SpeechSplits
 from visionpeft.data.speech.utterances import Utterances
 from visionpeft.errors import ConfigError, DataError
 from visionpeft.evaluation.speech.figures import SpeechReportConfig, speech_figures
-from visionpeft.inference.listener import Listener, SpeechAbout
+from visionpeft.evaluation.speech.transcripts import Transcripts, joined
+from visionpeft.inference.about import SpeechAbout
+from visionpeft.inference.listener import Listener
 from visionpeft.models.manage import manage
+from visionpeft.models.masks import attend_unmasked
 from visionpeft.models.speech import SpeechBase
 from visionpeft.tasks.placing import place
 from visionpeft.tasks.speech_samples import Batch, SpeechSamples
@@ -45,7 +48,6 @@ class Transcription:
         data: how it is drawn and varied.
         adapter: its method and targets.
         about: language, task and timestamps, which are saved with the adapter.
-        step_batch: samples of a step on one process, over its micro-batches.
         metric: what chooses the best step on validation; None chooses none.
         validate: utterances that are written down at each evaluation, at most; spread over the validation speech.
         report: how texts are compared.
@@ -57,12 +59,13 @@ class Transcription:
 
     Raises:
         TargetError: a target matches nothing in the base.
-        ConfigError: the model does not know the language.
+        ConfigError: the model does not know the language, or hears less at once than the data's window.
         DataError: an utterance is longer than what the model hears at once.
     """
 
     name = "transcribe"
     unrecordable = ""
+    autocast = True
 
     def __init__(
         self,
@@ -72,15 +75,16 @@ class Transcription:
         adapter: AdapterSpec,
         about: SpeechAbout,
         *,
-        step_batch: int = 1,
         metric: Metric | None = None,
         validate: int = 200,
         report: SpeechReportConfig | None = None,
         seed: int = 0,
     ) -> None:
-        self.base, self.splits, self._data, self._step_batch = base, splits, data, step_batch
+        self.base, self.splits, self._data = base, splits, data
         self._validation = splits.validation.subset(spread(len(splits.validation), validate))
         self.metric = metric if len(self._validation) else None
+        if data.window is not None:
+            base.shorten(data.window)
         _require_heard(base, splits)
         room = int(base.model.config.max_target_positions)
         self._tokens = SpeechTokens(base, about, room - (adapter.tokens if isinstance(adapter, PromptSpec) else 0))
@@ -114,8 +118,9 @@ class Transcription:
         """Move the model over, and begin to read speech."""
         self._context = context
         # full tuning adds small differences to the weights, which half precision would swallow
-        whole = any(spec.method == "full" for spec in self.capture().specs.values())
-        place(self.components, self.components, context, torch.float32 if whole else context.dtype or torch.float32)
+        self.autocast = any(spec.method == "full" for spec in self.capture().specs.values())
+        kind = torch.float32 if self.autocast else context.dtype or torch.float32
+        place(self.components, self.components, context, kind).settle(*self.components)
         folder = user_cache("features") if self._data.keep else None
         self._mels = LogMels(self.base.features, folder, self._data.cache)
         self._samples = SpeechSamples(
@@ -125,9 +130,11 @@ class Transcription:
             self._data,
             context.seed,
             context.world,
-            self._step_batch,
+            context.global_batch,
             self.base.window,
         )
+        # without it, transformers before 5.20 makes a mask while a step is recorded, and none while it is not
+        attend_unmasked(self.base.model)
         if not len(self.splits.validation):
             context.progress.say("There is no speech to validate on: the last step is kept.")
 
@@ -163,18 +170,30 @@ class Transcription:
         del step
         if not len(self._validation):
             return {}
-        progress = self._context.progress
-        found = self.listener.transcripts(self._validation, label="validating", progress=progress)
+        mine, processes = self._validation, self._context.processes
+        if processes.world > 1:
+            mine = mine.subset(processes.mine(len(mine)))
+        found = joined(processes.gathered(self._transcripts(mine)))
+        total, count = (sum(column) for column in zip(*processes.gathered(self._likelihood(mine)), strict=True))
+        if not processes.main:
+            return {}
         rates = speech_figures(found, self._report).main
         wer, cer = rates.wer.rate, rates.cer.rate
         if wer is None or cer is None:
             raise ConfigError("the validation speech has no words: nothing can be validated on it.")
         figures = {"wer": wer, "cer": cer, "word_accuracy": 1 - wer, "character_accuracy": 1 - cer}
-        return {**figures, "log_likelihood": self._log_likelihood(self._validation)}
+        return {**figures, "log_likelihood": -total / count}
+
+    def _transcripts(self, utterances: Utterances) -> Transcripts:
+        if not len(utterances):
+            return Transcripts((), (), ())
+        return self.listener.transcripts(utterances, label="validating", progress=self._context.progress)
 
     @torch.no_grad()
-    def _log_likelihood(self, utterances: Utterances) -> float:
-        """Mean log-likelihood of a token of the true texts."""
+    def _likelihood(self, utterances: Utterances) -> tuple[float, float]:
+        """Sum of the negative log-likelihoods of the tokens of the true texts, and how many they are."""
+        if not len(utterances):
+            return 0.0, 0.0
         losses: list[tuple[Tensor, Tensor]] = []
         device, whole = self._context.device, range(len(utterances))
         ids = [self._tokens.of(utterances.items[index], utterances.seconds(index)) for index in whole]
@@ -185,7 +204,7 @@ class Transcription:
             heard = torch.stack(features).to(device)
             losses.append(self._cross_entropy(heard, tokens.read.to(device), tokens.said.to(device)))
         total, count = (torch.stack(column).sum() for column in zip(*losses, strict=True))
-        return -float(total / count)
+        return float(total), float(count)
 
     def preview(self, step: int) -> Sequence[Artifact]:
         """There is nothing to draw."""
@@ -208,5 +227,5 @@ def _require_heard(base: SpeechBase, splits: SpeechSplits) -> None:
             if part.seconds(index) > base.window + _TOLERANCE:
                 raise DataError(
                     f"{item.name} is {part.seconds(index):.2f} s long, and '{base.id}' hears {base.window:g} s at once:"
-                    f" set data.longest to {base.window:g}, and data.long to cut or skip."
+                    f" set data.longest to {base.window:g}, and data.long to cut or skip (or data.window to more)."
                 )

@@ -56,7 +56,7 @@ class SpeechSamples:
         data: how they are drawn and varied.
         seed: of the run.
         world: number of processes.
-        step_batch: samples of a step on one process.
+        global_batch: samples of a step on all processes.
         window: seconds that the model hears at once.
 
     Raises:
@@ -71,13 +71,13 @@ class SpeechSamples:
         data: TranscribeData,
         seed: int,
         world: int,
-        step_batch: int,
+        global_batch: int,
         window: float,
     ) -> None:
         self._window = window
         self._utterances, self._mels, self._tokens, self._data, self._seed = utterances, mels, tokens, data, seed
         lengths = [len(self._ids(index)) for index in range(len(utterances))]
-        self._grouped = Grouped(lengths, seed, step_batch * world) if data.grouped else None
+        self._grouped = Grouped(lengths, seed, global_batch) if data.grouped else None
         self._ahead: Ahead[Sample] = Ahead(self._made, seed, len(utterances), world, data.workers)
 
     def __len__(self) -> int:

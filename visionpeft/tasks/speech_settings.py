@@ -30,6 +30,13 @@ class TranscribeData(SpeechConfig):
         le=448,
         description="Texts of a batch are padded to a multiple of so many tokens: few shapes, so steps are recorded.",
     )
+    window: int | None = Field(
+        default=None,
+        ge=1,
+        le=30,
+        description="Seconds that the model hears at once in training, if fewer than it is made for: short speech then"
+        " trains many times faster. The adapter is used, and reported, on the model as it is made.",
+    )
     cache: int = Field(default=1024, ge=0, description="Features kept in memory, MiB at most.")
     keep: bool = Field(
         default=False,

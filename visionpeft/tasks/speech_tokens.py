@@ -16,7 +16,7 @@ from torch import Tensor
 from visionpeft.data.speech.settings import WINDOW
 from visionpeft.data.speech.utterances import Timed, Utterance
 from visionpeft.errors import ConfigError, DataError, did_you_mean
-from visionpeft.inference.listener import SpeechAbout
+from visionpeft.inference.about import SpeechAbout
 from visionpeft.models.speech import SpeechBase
 
 IGNORED = -100

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 from PIL import Image
 
 from visionpeft.adapters.manager import AdapterManager
 from visionpeft.data.cache import make_folder, user_cache
+from visionpeft.evaluation.calibration import Calibration
 from visionpeft.evaluation.encoders import load_encoder
 from visionpeft.evaluation.probe import PaintRequest, Probe, Subject
 from visionpeft.inference.generate import Request, generate
@@ -16,9 +18,9 @@ from visionpeft.inference.png import save_png
 from visionpeft.models.base import Base
 from visionpeft.progress import SILENT
 from visionpeft.tasks.dreambooth_settings import InstanceData, PreviewConfig, ScoreConfig
+from visionpeft.tasks.prior import at_once
+from visionpeft.training.processes import ALONE
 from visionpeft.training.task import Artifact, Context
-
-_AT_ONCE = 8
 
 
 class Watch:
@@ -47,12 +49,14 @@ class Watch:
         self._base, self._manager, self._instance, self._pictures = base, manager, instance, pictures
         self._preview, self._score, self._context = preview, score, context
         self._probe: Probe | None = None
+        self._sharing = ALONE
 
     def scores(self) -> dict[str, float]:
         """Return the probe's figures by name; none where no score is set."""
         if self._score is None:
             return {}
-        return self._opened(self._score).scores().metrics()
+        with self._shared():
+            return self._opened(self._score).scores().metrics()
 
     def base_scores(self) -> dict[str, float]:
         """Return the base model's own figures by name; none where no score is set."""
@@ -61,13 +65,16 @@ class Watch:
         return self._opened(self._score).calibration().metrics()
 
     def preview(self, step: int) -> list[Artifact]:
-        """Write one sheet, prompts × seeds, and return it; none where no preview is set."""
+        """Write one sheet, prompts × seeds, and return it; none where no preview is set, or in other processes."""
         settings = self._preview
         if settings is None:
             return []
         sampling = settings.model_dump(include={"steps", "guidance", "sampler"})
         requests = [Request(prompt, seed=seed, **sampling) for prompt in settings.prompts for seed in settings.seeds]
-        made = generate(self._base, requests, manager=self._manager, batch_size=_AT_ONCE, progress=SILENT)
+        with self._shared():
+            made = self._painted(requests)
+        if not self._context.processes.main:
+            return []
         width = len(settings.seeds)
         rows = [made[start : start + width] for start in range(0, len(made), width)]
         columns = [f"seed {seed}" for seed in settings.seeds]
@@ -92,10 +99,32 @@ class Watch:
             Subject(self._instance.subject_words, self._instance.class_words, self._pictures),
             prompt_encoder=load_encoder(other, base=self._base, device=device) if other else None,
             base_hash=self._base.hash,
-            cache=user_cache("calibration"),
+            cache=user_cache("calibration") if self._context.processes.main else None,
+            agree=self._agreed,
             progress=progress,
         )
 
     def _paint(self, requests: Sequence[PaintRequest]) -> list[Image.Image]:
         wanted = [Request(r.prompt, seed=r.seed, steps=r.steps, guidance=r.guidance) for r in requests]
-        return generate(self._base, wanted, manager=self._manager, batch_size=_AT_ONCE)
+        return self._painted(wanted)
+
+    def _painted(self, requests: Sequence[Request]) -> list[Image.Image]:
+        """The pictures of all requests, each painted by one of the processes."""
+
+        def share(mine: Sequence[int]) -> list[Image.Image]:
+            wanted = [requests[place] for place in mine]
+            return generate(self._base, wanted, manager=self._manager, batch_size=at_once(self._base), progress=SILENT)
+
+        return self._sharing.shared(len(requests), share)
+
+    def _agreed(self, kept: Calibration | None) -> Calibration | None:
+        return self._sharing.from_main(kept)
+
+    @contextmanager
+    def _shared(self) -> Generator[None]:
+        """Paint on all processes; outside of this, as after the training, the main one is alone."""
+        self._sharing = self._context.processes
+        try:
+            yield
+        finally:
+            self._sharing = ALONE

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+
+from visionpeft.training.flat import FlatWeights
 
 
 class Ema:
@@ -16,15 +17,19 @@ class Ema:
     at step 9,000.
 
     Args:
-        parameters: float32, on one device; their present values begin the average.
+        weights: float32, on one device; their present values begin the average.
         decay: in (0, 1).
+
+    Attributes:
+        averages: of each parameter, in its shape.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, weights: FlatWeights, decay: float) -> None:
         self.decay = decay
-        self.averages = [p.detach().clone() for p in parameters]
-        self._pull = torch.zeros((), device=parameters[0].device)
+        self._weights = weights.flat
+        self._average = weights.flat.clone()
+        self.averages = weights.layout.views(self._average)
+        self._pull = torch.zeros((), device=weights.flat.device)
 
     def begin(self, step: int) -> None:
         """Set how far step ``step`` (from 0) pulls the averages."""
@@ -32,24 +37,15 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights as the step leaves them: one kernel for all of them, thrice."""
-        current: list[Tensor] = list(self.parameters)
-        gaps = torch._foreach_sub(current, self.averages)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
-        torch._foreach_mul_(gaps, self._pull)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
-        torch._foreach_add_(self.averages, gaps)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
+        """Take in the weights as the step leaves them."""
+        self._average.lerp_(self._weights, self._pull)
 
     @contextmanager
     def swapped(self) -> Generator[None]:
         """Put the average into the model, and the very same weights back afterwards."""
-        kept = [p.detach().clone() for p in self.parameters]
-        _fill(self.parameters, self.averages)
+        kept = self._weights.clone()
+        self._weights.copy_(self._average)
         try:
             yield
         finally:
-            _fill(self.parameters, kept)
-
-
-@torch.no_grad()
-def _fill(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
+            self._weights.copy_(kept)

@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 
 from visionpeft.adapters.archive import Adapter
+from visionpeft.adapters.layers import Branch
+from visionpeft.compute.attending import attending
+from visionpeft.compute.compiled import as_written
 from visionpeft.compute.recorded import Recorder
 from visionpeft.compute.sharding import SHARDED
 from visionpeft.errors import TrainingError
 from visionpeft.progress import SILENT, Progress
 from visionpeft.safefile import write_atomically
+from visionpeft.training.attention import attention_of
 from visionpeft.training.batches import BatchPlan
 from visionpeft.training.checkpoint import Checkpoint
 from visionpeft.training.clock import Clock
+from visionpeft.training.compiling import compiled_blocks, compiles
 from visionpeft.training.deterministic import deterministic_kernels
 from visionpeft.training.fingerprint import require_same
+from visionpeft.training.guard import Guard
 from visionpeft.training.interrupt import StopRequest, TrainingInterruptedError
 from visionpeft.training.lock import locked
-from visionpeft.training.log import Window, merge_windows
+from visionpeft.training.log import Window, merge_windows, sum_windows
+from visionpeft.training.processes import processes_of
 from visionpeft.training.record import FitResult, RunRecord
 from visionpeft.training.remedies import memory_explained, not_a_number
 from visionpeft.training.rng import mix_seed
 from visionpeft.training.settings import TrainConfig
-from visionpeft.training.start import beginning, launched_precision, open_accelerator, open_sharding
+from visionpeft.training.start import (
+    as_begun,
+    beginning,
+    launched_precision,
+    open_accelerator,
+    open_sharding,
+    require_continued,
+)
+from visionpeft.training.stepdown import Rung, let_go, lower, ran_out
 from visionpeft.training.steps import Steps
 from visionpeft.training.task import Context, Task
 from visionpeft.training.trainer import Trainer
+
+T = TypeVar("T")
+
+_MEET, _RELAYED = 5.0, 5.0
+"""Seconds between the meetings of several processes; and in which a launcher passes a signal on that came already."""
 
 
 def fit(
@@ -47,6 +66,7 @@ def fit(
     accelerator: Accelerator | None = None,
     settings: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
+    ladder: Sequence[Rung] = (),
 ) -> FitResult:
     """Train a task, from the beginning or from a checkpoint; where it was stopped makes no difference to any bit.
 
@@ -63,6 +83,8 @@ def fit(
         accelerator: the processes; None opens them from the launcher's environment.
         settings: further nested settings (JSON values) that a continued run must share with its beginning.
         files: name -> text of files that stand in the run's folder from its beginning.
+        ladder: ways to take less where memory runs out in a step, in order; without them the run ends there. It is used
+            by a single process.
 
     Raises:
         OutputError: the folder holds a run already, is in use, or the disk is full.
@@ -70,19 +92,25 @@ def fit(
         FileFormatError: the checkpoint named by ``resume`` is damaged.
         TrainingError: the loss or a gradient is not a number; TrainingInterruptedError: a signal asked to stop.
         ResourceError: memory ran out.
+        ProcessError: another of several processes failed, is gone or hangs.
     """
     accelerator = accelerator or open_accelerator(config, output)
-    progress = progress if accelerator.is_main_process else SILENT
-    everything = {"train": config.fixed(accelerator.num_processes), **(settings or {})}
+    processes = processes_of(accelerator)
+    progress = progress if processes.main else SILENT
     with ExitStack() as stack:
-        if accelerator.is_main_process:
+        stack.enter_context(Guard(processes, output))
+        if processes.main:
             stack.enter_context(locked(output))
         forked = [accelerator.device] if accelerator.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=forked))
         stack.enter_context(deterministic_kernels(config.deterministic))
-        begun = beginning(output, resume, config.steps, everything, accelerator, progress)
-        run = _Run(task, config, output, accelerator, progress, begun)
-        if accelerator.is_main_process:
+        begun = beginning(output, resume, processes, progress)
+        config = as_begun(config, begun, processes.world, progress)
+        everything = {"train": config.fixed(processes.world), **(settings or {})}
+        if begun is not None:
+            require_continued(begun, config.steps, everything)
+        run = _Run(task, config, output, accelerator, progress, begun, ladder)
+        if processes.main:
             for name, text in (files or {}).items():
                 write_atomically(output / name, [text.encode()])
         stack.callback(run.record.close)
@@ -104,56 +132,97 @@ class _Run:
         accelerator: Accelerator,
         progress: Progress,
         begun: Checkpoint | None,
+        ladder: Sequence[Rung] = (),
     ) -> None:
+        self.ladder = ladder
         self.task, self.config, self.accelerator, self.progress = task, config, accelerator, progress
+        self.processes = processes_of(accelerator)
         self.device, self.window, self.clock = accelerator.device, Window(), Clock()
+        self._as_written: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.precision = launched_precision(config, accelerator)
         self._prepare(output)
-        self.step = 0 if begun is None else begun.step
+        self.step, self.meet_every = 0 if begun is None else begun.step, 1
         if begun is not None:
             self._restore(begun)
         self.record = RunRecord(output, task.metric, config.model_dump(), begun, accelerator, progress)
 
     def _prepare(self, output: Path) -> None:
         config, accelerator = self.config, self.accelerator
-        rank, world = accelerator.process_index, accelerator.num_processes
+        rank, world = self.processes.rank, self.processes.world
         dtype, thrift = self.precision.dtype, config.thrift
         self.sharding = open_sharding(config, self.precision, self.task.components.values(), accelerator)
         self.context = Context(
-            accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, thrift, self.sharding
-        )
+            accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, thrift,
+            global_batch=config.global_batch(world), sharding=self.sharding,
+        )  # fmt: skip
         torch.manual_seed(mix_seed(config.seed, "prepare"))
         with self._explained("preparing the task"):
             self.task.prepare(self.context)
-        size, accumulation = config.batch_size, config.gradient_accumulation
-        self.plan = BatchPlan(config.seed, self.task.samples(), size, accumulation, rank, world)
         self.trainer = Trainer(self.task.trainable(), config, self.precision, world, self.task.rates())
+        components = self.task.components.values()
+        self.trainer.serve(part for model in components for part in model.modules() if isinstance(part, Branch))
+        self._lay_out_steps()
+        for module in components:
+            module.train()
+        first = self.plan.micro(0)[0]
+        with self._explained("looking at the attention of a batch"):
+            self.attention = attention_of(self.task, config, first, self.precision, accelerator, self.progress)
+
+    def _lay_out_steps(self) -> None:
+        """Make the plan of batches and what makes steps, by the settings as they are."""
+        config = self.config
+        size, accumulation = config.batch_size, config.gradient_accumulation
+        self.plan = BatchPlan(
+            config.seed, self.task.samples(), size, accumulation, self.processes.rank, self.processes.world
+        )
         recorder = Recorder(self.device) if self.device.type == "cuda" and config.record == "auto" else None
         if recorder is not None and self.sharding is not None:
             self.progress.say(SHARDED)
             recorder = None
         self.steps = Steps(self.task, self.trainer, self.plan, self.precision, self.window, self.progress, recorder)
-        for module in self.task.components.values():
-            module.train()
 
     def _restore(self, begun: Checkpoint) -> None:
         require_same({"samples": begun.state["samples"]}, {"samples": self.plan.samples})
         tensors = begun.tensors()
         windowed = {name: tensors.pop(name) for name in list(tensors) if name.startswith("window.")}
-        self.window.restore(windowed, self.device)
+        if self.processes.main:  # it was saved as the sum over all of them
+            self.window.restore(windowed, self.device)
         self.trainer.restore(tensors, begun.state["numbers"])
 
     def train(self, settings: Mapping[str, Any], preview_every: int) -> None:
         """Make the steps that are left."""
+        with attending(self.attention), self._compiled():
+            self._train(settings, preview_every)
+
+    @contextmanager
+    def _compiled(self) -> Generator[None]:
+        if self.sharding is not None or not compiles(self.config, self.device, self.config.steps - self.step):
+            if self.sharding is not None and self.config.compile == "on":
+                self.progress.say("blocks of a base that is shared out are not compiled, which makes steps slower.")
+            yield
+            return
+        models = self.task.components.values()
+        with self._explained("compiling"), compiled_blocks(models, self._rehearse, self.progress) as done:
+            self._as_written = as_written if done else nullcontext
+            yield
+
+    def _rehearse(self) -> None:
+        self.steps.rehearse(self.step)
+
+    def _train(self, settings: Mapping[str, Any], preview_every: int) -> None:
         config, note = self.config, ""
-        with StopRequest() as stop, self.progress.phase("training", config.steps) as bar:
+        with (
+            StopRequest(_RELAYED if self.processes.world > 1 else 0.0) as stop,
+            self.progress.phase("training", config.steps) as bar,
+        ):
             bar.advance(self.step)
             if self.step == 0:
                 self._look_around(preview_every)
             self.clock.start(self.step)
             while not self._ended():
                 with self._explained("training"):
-                    self.steps.make(self.step)
+                    while not self._made():
+                        let_go(self.device)
                 self.step += 1
                 note = self._log_line() if self._due(config.log_every) else note
                 bar.advance(1, note)
@@ -164,6 +233,32 @@ class _Run:
                 if interrupted:
                     raise TrainingInterruptedError(f"stopped after step {self.step}, now saved; resume=auto goes on.")
 
+    def _made(self) -> bool:
+        """Make a step; where memory runs out in it before anything was moved, step down instead, if that can be."""
+        try:
+            self.steps.make(self.step)
+        except (MemoryError, RuntimeError) as error:
+            found = lower(self.ladder, self.config)
+            if found is None or self.steps.moved or self.plan.world > 1 or not ran_out(error):
+                raise
+        else:
+            return True
+        self._step_down(*found)
+        return False
+
+    def _step_down(self, rung: Rung, config: TrainConfig) -> None:
+        """Go on with smaller settings: the same samples in a step, the same order, nothing lost."""
+        del self.steps  # and what was recorded
+        self.progress.say(
+            f"out of memory in step {self.step + 1}: {rung.name} from here on (train.batch_size={config.batch_size}, "
+            f"train.gradient_accumulation={config.gradient_accumulation}, "
+            f"train.gradient_checkpointing={config.gradient_checkpointing}); no step is lost."
+        )
+        rung.pull(self.task, self.context)
+        self.config = config
+        let_go(self.device)
+        self._lay_out_steps()
+
     def _due(self, every: int) -> bool:
         """Whether something that is done every so many steps, and after the last, is to be done now; 0: never."""
         return self.step == self.config.steps or (every > 0 and self.step % every == 0)
@@ -172,44 +267,52 @@ class _Run:
         return self.step >= self.config.steps or self.record.choice.exhausted(self.config.early_stop)
 
     def _asked_to(self, stop: StopRequest) -> bool:
-        """Whether to stop early; several processes agree when they meet for the log."""
+        """Whether to stop early; several processes agree when they meet, as they do every few seconds."""
         if self._ended():
             return False
         if self.plan.world == 1:
             return stop.asked
-        return self._due(self.config.log_every) and any(gather_object([stop.asked]))
+        return self._due(self.meet_every) and any(self.processes.gathered(stop.asked))
 
     def _log_line(self) -> str:
         """Write a line of the log and return what to show beside the bar."""
         self._require_numbers()
-        means = merge_windows(gather_object([self.window.take()]))
+        means = merge_windows(self.processes.gathered(self.window.take()))
         if means["gradient_norm"] == 0.0 and self.step <= self.config.log_every and not self.precision.scaled:
             raise TrainingError("no gradient reaches the trained weights: the loss does not depend on them.")
-        times = self.clock.lap(self.step, self.plan.global_batch)
+        times = self.processes.from_main(self.clock.lap(self.step, self.plan.global_batch))
+        self.meet_every = max(1, min(self.config.log_every, int(_MEET / times["seconds_per_step"])))
         rates = self.trainer.learning_rates(self.step - 1)
-        self.record.line(self.step, {**means, "learning_rate": rates, **times})
+        sent = {"exchanged_bytes": self.trainer.gradients.nbytes} if self.processes.world > 1 else {}
+        self.record.line(self.step, {**means, "learning_rate": rates, **times, **sent})
         return f"loss {means['loss']:.4f}"
 
     def _look_around(self, preview_every: int) -> None:
         """Evaluate and preview where due: before the first step, every so many, and after the last."""
         if self.config.evaluate_every and self._due(self.config.evaluate_every):
             with self._aside("evaluating"):
-                with self.context.main_first():
-                    mine = self.task.evaluate(self.step) if self.accelerator.is_main_process else {}
-                figures: dict[str, float] = broadcast_object_list([mine])[0]
+                figures = self._found(lambda: self.task.evaluate(self.step))
                 self.record.evaluated(self.step, figures, self.task.capture)
         if preview_every and self._due(preview_every):
-            with self._aside("drawing previews"), self.context.main_first():
-                if self.accelerator.is_main_process:
-                    self.record.previewed(self.step, self.task.preview(self.step))
+            with self._aside("drawing previews"):
+                self.record.previewed(self.step, self._found(lambda: self.task.preview(self.step)))
+
+    def _found(self, look: Callable[[], T]) -> T:
+        """What the processes find together, or the main one alone where the base is shared out."""
+        if self.sharding is None:
+            return self.processes.from_main(look())
+        with self.context.turns():
+            mine = look() if self.processes.main else None
+        return cast(T, self.processes.from_main(mine))
 
     def _save(self, settings: Mapping[str, Any]) -> None:
         adapter = self._captured()
-        tensors = {**self.trainer.tensors(), **self.window.tensors()}
         state = {"settings": settings, "samples": self.plan.samples, "numbers": self.trainer.numbers()}
+        state["processes"] = self.processes.world
         with self.clock.paused():
+            tensors = {**self.trainer.tensors(), **sum_windows(self.processes.gathered(self.window.tensors()))}
             self.record.save(self.step, adapter, state, tensors, self.config.keep_checkpoints)
-            self.accelerator.wait_for_everyone()
+            self.processes.wait()
 
     def _captured(self) -> Adapter:
         with self._aside("copying the adapter"):
@@ -229,7 +332,7 @@ class _Run:
         self._require_numbers()
         modules = [module for component in self.task.components.values() for module in component.modules()]
         modes = [module.training for module in modules]
-        with self.clock.paused(), self._explained(work), self.trainer.averaged(), torch.no_grad():
+        with self.clock.paused(), self._explained(work), self.trainer.averaged(), self._as_written(), torch.no_grad():
             try:
                 for module in modules:
                     module.training = False

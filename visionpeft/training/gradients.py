@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from visionpeft.training.flat import Layout
 from visionpeft.training.task import StepOutput
 
 
@@ -20,13 +21,18 @@ class GradientBuffer:
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        sizes = [p.numel() for p in parameters]
-        self.flat = torch.zeros(sum(sizes) + 2, device=parameters[0].device)
+        layout = Layout(parameters)
+        self.flat = torch.zeros(layout.size + 2, device=parameters[0].device)
         self.gradients = self.flat[:-2]
         self.loss_sum = self.flat[-2]
         self.count = self.flat[-1]
-        for parameter, part in zip(parameters, self.gradients.split(sizes), strict=True):
-            parameter.grad = part.view_as(parameter)
+        for parameter, place in zip(parameters, layout.views(self.gradients), strict=True):
+            parameter.grad = place
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a process gives to the others in a step, and all that it gives."""
+        return self.flat.nbytes
 
     def clear(self) -> None:
         """Begin a step."""
@@ -39,7 +45,8 @@ class GradientBuffer:
         self.count.add_(out.count)
 
     def divide(self) -> None:
-        """Turn the sum of the gradients into their mean."""
+        """Turn the sum of the gradients into their mean; where there are no terms, it is a sum of nothing."""
+        self.count.add_(self.count == 0)
         self.gradients.div_(self.count)
 
     def norm(self) -> Tensor:

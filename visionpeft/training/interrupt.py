@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
 from visionpeft.errors import TrainingError
@@ -22,12 +23,17 @@ class StopRequest:
 
     Handlers can only be set in the main thread: elsewhere nothing is caught.
 
+    Args:
+        relayed: seconds after the first signal in which further ones are its copies: a launcher passes on to its
+            processes what the terminal has sent to all of them.
+
     Attributes:
         asked: whether a signal came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, relayed: float = 0.0) -> None:
         self.asked = False
+        self._relayed, self._first = relayed, 0.0
         self._former: dict[signal.Signals, signal._HANDLER] = {}  # pyright: ignore[reportPrivateUsage]
 
     def __enter__(self) -> StopRequest:
@@ -43,6 +49,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.asked:
+        if self.asked and time.monotonic() - self._first >= self._relayed:
             raise KeyboardInterrupt
+        self._first = self._first if self.asked else time.monotonic()
         self.asked = True

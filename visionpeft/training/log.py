@@ -99,7 +99,7 @@ class Window:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what a continued run needs to write the same next line, by name."""
-        return {f"window.{key}": pair.clone() for key, pair in self._pairs.items()}
+        return {f"window.{key}": pair.to("cpu", copy=True) for key, pair in self._pairs.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
         """Take back what ``tensors`` gave."""
@@ -123,6 +123,12 @@ def merge_windows(windows: Sequence[Mapping[str, tuple[float, float]]]) -> dict[
         pairs = [window[key] for window in windows if key in window]
         found[key] = sum(total for total, _ in pairs) / max(sum(number for _, number in pairs), 1e-12)
     return found
+
+
+def sum_windows(windows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the sum of several processes' ``Window.tensors()``."""
+    keys = {key: None for window in windows for key in window}
+    return {key: torch.stack([w[key] for w in windows if key in w]).sum(0) for key in keys}
 
 
 def require_trackers(names: Sequence[str]) -> None:

@@ -99,13 +99,14 @@ OPTIMIZERS: dict[str, Callable[[Groups, OptimizerConfig, torch.device], Optimize
 }
 """Name -> maker of the optimizer for groups {"params", "lr"} on a device."""
 
-_RECORDABLE = ("adamw", "sgd")
-"""Optimizers whose step keeps no number on the host, so that it can be recorded as a CUDA graph."""
+ELEMENTWISE = ("adamw", "sgd")
+"""Optimizers that move each weight by itself: many parameters may lie in one. Their step keeps no number on the host,
+so that it can be recorded as a CUDA graph."""
 
 
 def recordable(config: OptimizerConfig, device: torch.device) -> bool:
     """Return whether the optimizer's steps can be recorded; its learning rates then are scalars on the device."""
-    return device.type == "cuda" and config.name in _RECORDABLE
+    return device.type == "cuda" and config.name in ELEMENTWISE
 
 
 def rates_of(learning_rate: float | Mapping[str, float], groups: Sequence[str]) -> dict[str, float]:

@@ -34,7 +34,7 @@ def _short_of_memory(work: str, batch_size: int, gradient_checkpointing: bool) -
         )
     if not gradient_checkpointing:
         remedies.append("train.gradient_checkpointing=true")
-    remedies.append("a smaller data.resolution")
+    remedies += ["train.vram=auto, which finds what fits", "a smaller data.resolution"]
     return ResourceError(f"out of memory while {work}. Set {', or '.join(remedies)}; resume=auto keeps what is saved.")
 
 

@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from visionpeft.compute.planning.amounts import bytes_of
 from visionpeft.compute.precision import PrecisionName
 from visionpeft.compute.thrift import AttentionName, MemoryConfig, Thrift
+from visionpeft.errors import ConfigError
 from visionpeft.training.optim import OptimizerConfig
 from visionpeft.training.schedules import SCHEDULES, unknown
 
@@ -15,8 +17,8 @@ TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 # What may differ between a run and its continuation: everything that does not change the steps already made.
 _FREE = ("steps", "batch_size", "gradient_accumulation", "gradient_checkpointing", "memory", "attention", "record",
-         "shard", "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop", "log_every",
-         "trackers")  # fmt: skip
+         "compile", "shard", "vram", "checkpoint_every", "keep_checkpoints", "evaluate_every", "early_stop",
+         "log_every", "trackers")  # fmt: skip
 
 
 class TrainConfig(BaseModel):
@@ -59,6 +61,13 @@ class TrainConfig(BaseModel):
     shard: Literal["auto", "on", "off"] = "auto"
     """With several processes, let each keep a part of the frozen base (on) or all of it (off); auto: a part where the
     base would fill more than half of a GPU's memory. The steps are the same."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the model's repeated blocks, which joins small kernels: that takes a while at first, seconds where it was
+    done before. auto: on a GPU, in runs of 2000 steps or more."""
+    vram: str | int | None = None
+    """Memory of the GPU that the run may take, as 8GB: the fastest settings that fit are chosen before it begins, and
+    it is held to it. ``auto`` is what is free then; where that runs out all the same, the run steps down one setting
+    and goes on. None: no plan, no cap."""
     deterministic: bool = False
     """On a GPU, use only kernels that always give the same bits: repeated and resumed runs are then bit-equal there as
     they are on the CPU, at some cost in speed."""
@@ -84,6 +93,16 @@ class TrainConfig(BaseModel):
             raise ValueError(unknown("schedule", name, SCHEDULES))
         return name
 
+    @field_validator("vram")
+    @classmethod
+    def _an_amount(cls, vram: str | int | None) -> str | int | None:
+        if vram not in (None, "auto"):
+            try:
+                bytes_of(vram)
+            except ConfigError as error:
+                raise ValueError(f"{error} Or auto: what is free") from None
+        return vram
+
     @field_validator("learning_rate")
     @classmethod
     def _usable_rate(cls, rate: float | dict[str, float]) -> float | dict[str, float]:
@@ -106,5 +125,8 @@ class TrainConfig(BaseModel):
 
     def fixed(self, processes: int) -> dict[str, object]:
         """Return the settings that a continued run must share with its beginning, on so many processes."""
-        whole = self.batch_size * self.gradient_accumulation * processes
-        return {**self.model_dump(mode="json", exclude=set(_FREE)), "global_batch": whole}
+        return {**self.model_dump(mode="json", exclude=set(_FREE)), "global_batch": self.global_batch(processes)}
+
+    def global_batch(self, processes: int) -> int:
+        """Return the samples of a step over all micro-batches of so many processes."""
+        return self.batch_size * self.gradient_accumulation * processes

@@ -16,7 +16,7 @@ from visionpeft.progress import Progress
 from visionpeft.training.batches import BatchPlan
 from visionpeft.training.log import Window
 from visionpeft.training.rng import StandingRng, StepRng, mix_seed
-from visionpeft.training.task import Task
+from visionpeft.training.task import StepOutput, Task
 from visionpeft.training.trainer import Trainer
 
 _MOST_FORMS = 24
@@ -47,6 +47,9 @@ class Steps:
         window: gathers the log's means.
         progress: for that line.
         recorder: of a GPU; None does every step as it is.
+
+    Attributes:
+        moved: whether the present step has begun to move weights, so that it cannot be made again.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Steps:
         self._task, self._trainer, self._plan, self._precision = task, trainer, plan, precision
         self._window, self._progress, self._recorder = window, progress, recorder
         self._forms: dict[Hashable, _Standing] = {}
+        self.moved = False
         if recorder is not None and task.unrecordable:
             self._give_up(task.unrecordable)
         self._end = self._recorder.recording(self._finish) if self._recorder and trainer.recordable else None
@@ -69,15 +73,25 @@ class Steps:
         slots = [[position.slot for position in micro] for micro in plan.micro(0)]
         self._slots: tuple[Tensor, ...] = torch.tensor(slots, device=device).unbind()  # the same in every step
 
+    def rehearse(self, step: int) -> None:
+        """Make a part of step ``step`` and undo it: only what libraries do at first remains."""
+        trainer, plan = self._trainer, self._plan
+        trainer.begin(step)
+        rng = StepRng(plan.seed, step, self._slots[0], plan.global_batch, trainer.device)
+        trainer.backward(self._output(self._task.batch(plan.micro(step)[0]), rng))
+        trainer.begin(step)
+
     def make(self, step: int) -> None:
         """Make step ``step``, from 0: nothing in it waits for the device."""
         trainer, plan = self._trainer, self._plan
+        self.moved = False
         trainer.begin(step)
         for number, positions in enumerate(plan.micro(step)):
             rng = StepRng(plan.seed, step, self._slots[number], plan.global_batch, trainer.device)
             dropout = mix_seed(plan.seed, step, number, plan.rank, "torch")
             self._learn_recorded(self._task.batch(positions), rng, dropout)
         trainer.exchange()
+        self.moved = True
         if self._end is None or not self._tried(self._end.run):
             self._finish()
 
@@ -129,10 +143,13 @@ class Steps:
 
     def _learn(self, batch: Any, rng: StepRng) -> None:
         """Forward and backward pass of a micro-batch."""
-        with self._precision.autocast(self._trainer.device):
-            out = self._task.loss(batch, rng)
+        out = self._output(batch, rng)
         self._trainer.backward(out)
         self._window.add(out.logs)
+
+    def _output(self, batch: Any, rng: StepRng) -> StepOutput:
+        with self._precision.autocast(self._trainer.device, needed=self._task.autocast):
+            return self._task.loss(batch, rng)
 
     def _finish(self) -> None:
         """What ends a step when all gradients are there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +15,7 @@ from visionpeft.adapters.archive import Adapter
 from visionpeft.compute.thrift import Thrift
 from visionpeft.data.order import Position
 from visionpeft.progress import Progress
+from visionpeft.training.processes import ALONE, Processes
 from visionpeft.training.rng import StepRng
 
 if TYPE_CHECKING:
@@ -58,15 +59,16 @@ class Context:
     """Where and how a task runs; what the engine knows before the first step.
 
     Attributes:
-        accelerator: for gathering across processes and for waiting until the main process has made a cache.
+        accelerator: of the run.
         device: where the batches and models belong.
-        dtype: what autocast computes in around ``loss``; None is float32.
+        dtype: what a step computes in; None is float32.
         rank: this process, 0 to world - 1; 0 is the main one.
         world: number of processes.
         seed: of the run.
         output: the run's folder.
         progress: for phases that take more than a second.
         thrift: how the task's models are kept, and what of a step is.
+        global_batch: samples of a step over all micro-batches and processes.
         sharding: shares frozen models out over the processes; None: each has all of them.
     """
 
@@ -79,14 +81,20 @@ class Context:
     output: Path
     progress: Progress
     thrift: Thrift = field(default_factory=Thrift)
+    global_batch: int = 1
     sharding: Sharding | None = None
 
-    def main_first(self) -> AbstractContextManager[Any]:
-        """Return the context in which the main process goes first and the others follow when it is done.
+    @property
+    def processes(self) -> Processes:
+        """The processes that share out what each of them would have to do; alone where the base is shared out."""
+        return Processes(self.rank, self.world) if self.sharding is None else ALONE
 
-        Within it the main process may run models that are shared out.
+    def turns(self) -> AbstractContextManager[Any]:
+        """Return the context in which models are run outside of steps; all processes enter it.
+
+        They do so at once, or, where the base is shared out, the main one first and the others when it is done.
         """
-        return self.accelerator.main_process_first() if self.sharding is None else self.sharding.main_first()
+        return nullcontext() if self.sharding is None else self.sharding.main_first()
 
 
 class Task(Protocol):
@@ -98,11 +106,13 @@ class Task(Protocol):
         components: the models in training, by name; the engine puts them into training mode, and into evaluation mode
             around ``evaluate``, ``preview`` and ``capture``.
         unrecordable: why ``loss`` cannot be recorded as a CUDA graph, for a line to the user; "" where it can.
+        autocast: whether ``loss`` needs autocast to compute in the run's type; not where its models are in it.
     """
 
     name: str
     metric: str | None
     unrecordable: str
+    autocast: bool
 
     @property
     def components(self) -> Mapping[str, nn.Module]:
@@ -110,7 +120,7 @@ class Task(Protocol):
         ...
 
     def prepare(self, context: Context) -> None:
-        """Move models to the device, compute caches, make what is missing; the main process first."""
+        """Move models to the device, compute caches, make what is missing; processes share the work."""
         ...
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:
@@ -144,14 +154,18 @@ class Task(Protocol):
         ...
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Return figures of the adapter after ``step`` steps; called in the main process, with its own generators.
+        """Return figures of the adapter after ``step`` steps, drawn with generators of its own.
 
-        The key ``eligible`` (0 or 1), where present, says whether the step may be chosen as the best.
+        Called on all processes, which share the work; the figures of the main one count. The key ``eligible`` (0 or 1),
+        where present, says whether the step may be chosen as the best.
         """
         ...
 
     def preview(self, step: int) -> Sequence[Artifact]:
-        """Write previews below the run's folder; called in the main process, with its own generators."""
+        """Write previews below the run's folder, drawn with generators of their own.
+
+        Called on all processes, which share the work; the main one writes and returns them.
+        """
         ...
 
     def capture(self) -> Adapter:

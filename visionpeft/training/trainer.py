@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from visionpeft.adapters.layers import Branch
 from visionpeft.compute.precision import Precision
 from visionpeft.errors import FileFormatError, TrainingError
+from visionpeft.training.copies import Copies
 from visionpeft.training.ema import Ema
+from visionpeft.training.flat import FlatWeights
 from visionpeft.training.gradients import GradientBuffer, Watch
 from visionpeft.training.log import Window
-from visionpeft.training.optim import build_optimizer, rates_of, recordable
+from visionpeft.training.moments import moments_of, remember
+from visionpeft.training.optim import ELEMENTWISE, build_optimizer, rates_of, recordable
 from visionpeft.training.schedules import schedule_factor
 from visionpeft.training.settings import TrainConfig
 from visionpeft.training.task import StepOutput
@@ -50,22 +54,34 @@ class Trainer:
         self.precision = precision
         self.world = world
         self.parameters = _checked(trainable)
-        everything = list(self.parameters.values())
-        self.device = everything[0].device
-        self.gradients = GradientBuffer(everything)
+        self.weights = FlatWeights(trainable)
+        self.device = self.weights.flat.device
+        self.gradients = GradientBuffer(self.weights.parameters)
         given = rates_of(config.learning_rate, list(trainable))
         self.rates = {name: rate * (shares or {}).get(name, 1.0) for name, rate in given.items()}
         self.recordable = recordable(config.optimizer, self.device)
-        self.optimizer = build_optimizer(config.optimizer, trainable, self.rates)
-        self.ema = None if config.ema is None else Ema(everything, config.ema)
+        flat = config.optimizer.name in ELEMENTWISE
+        self._flat = self.weights if flat else None
+        moved = self.weights.groups(self.gradients.gradients) if flat else trainable
+        self.optimizer = build_optimizer(config.optimizer, moved, self.rates)
+        self.ema = None if config.ema is None else Ema(self.weights, config.ema)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
         self.watch = Watch(self.device)
+        self.copies: Copies | None = None
         self.step = torch.zeros((), dtype=torch.long, device=self.device)
         self.norm = torch.zeros((), device=self.device)
+
+    def serve(self, branches: Iterable[Branch]) -> None:
+        """Let these branches compute with copies of their weights in the type of the arithmetic, where it has one."""
+        if self.precision.dtype is not None:
+            copies = Copies(self.weights, branches, self.precision.dtype)
+            self.copies = copies if len(copies) else None
 
     def begin(self, step: int) -> None:
         """Begin step ``step`` (from 0): what depends on its number is put onto the device."""
         self.gradients.clear()
+        if self.copies is not None:
+            self.copies.renew()
         self.step.fill_(step)
         for group, rate in zip(self.optimizer.param_groups, self.learning_rates(step).values(), strict=True):
             if self.recordable:
@@ -77,11 +93,20 @@ class Trainer:
 
     def backward(self, out: StepOutput) -> None:
         """Add a micro-batch's gradients."""
+        if self.copies is not None:
+            self.copies.forget()
         self.scaler.scale(out.loss_sum).backward()
+        if self.copies is not None:
+            self.copies.hand_over(self.gradients.gradients)
         self.gradients.note(out)
 
     def exchange(self) -> None:
-        """Sum gradients, losses and counts over the processes."""
+        """Sum gradients, losses and counts over the processes: one all-reduce of one buffer, and nothing else travels.
+
+        It is launched by itself, between the recordings of the micro-batches and of the step's end. An adapter's
+        gradients are small beside a step (docs/several-gpus.md), so that a backward pass cut into pieces to hide them
+        would cost more than it wins.
+        """
         if self.world > 1:
             torch.distributed.all_reduce(self.gradients.flat)
 
@@ -99,9 +124,14 @@ class Trainer:
             self.ema.update()
 
     def note(self, window: Window) -> None:
-        """Add the step's loss and gradient norm to the log's means; a norm that overflowed in float16 is left out."""
-        window.add({"loss": self.gradients.loss_sum}, self.gradients.count)
-        window.add({"gradient_norm": self.norm.nan_to_num(0.0, 0.0, 0.0)}, torch.isfinite(self.norm).float())
+        """Add the step's loss and gradient norm to the log's means; a norm that overflowed in float16 is left out.
+
+        All processes know them: each counts for its share, so that a sum over processes is that of one alone.
+        """
+        share = 1.0 / self.world
+        window.add({"loss": self.gradients.loss_sum * share}, self.gradients.count * share)
+        norm, finite = self.norm.nan_to_num(0.0, 0.0, 0.0), torch.isfinite(self.norm).float()
+        window.add({"gradient_norm": norm * share}, finite * share)
 
     def learning_rates(self, step: int) -> dict[str, float]:
         """Return each group's learning rate in step ``step``, from 0."""
@@ -125,16 +155,15 @@ class Trainer:
         found = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
         if self.ema is not None:
             found |= {f"ema.{name}": a for name, a in zip(self.parameters, self.ema.averages, strict=True)}
-        for index, values in self.optimizer.state_dict()["state"].items():
+        for index, values in moments_of(self.optimizer, self._flat).items():
             found |= {f"optimizer.{index}.{key}": v for key, v in values.items() if isinstance(v, Tensor)}
         return found
 
     def numbers(self) -> dict[str, Any]:
         """Return what a continued run needs besides tensors, as JSON values."""
-        states = self.optimizer.state_dict()["state"]
         plain = {
             str(index): {key: v for key, v in values.items() if not isinstance(v, Tensor)}
-            for index, values in states.items()
+            for index, values in moments_of(self.optimizer, self._flat).items()
         }
         return {"optimizer": {index: values for index, values in plain.items() if values}, "scaler": self._scale()}
 
@@ -170,9 +199,7 @@ class Trainer:
             raise FileFormatError(
                 f"checkpoint: optimizer state of {len(states)} parameters, {len(self.parameters)} are trained."
             )
-        self.optimizer.load_state_dict(
-            {"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]},
-        )
+        remember(self.optimizer, states, self._flat)
 
 
 def _checked(trainable: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, nn.Parameter]:

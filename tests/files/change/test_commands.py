@@ -47,6 +47,13 @@ def test_resize_states_what_it_keeps(file, capsys):
     assert "exists" in err
 
 
+def test_what_is_read_only_is_written_as_kohya(file, capsys):
+    assert told(capsys, "export", file, "--format", "peft", "--output", "folder", "--dtype", "float32")[0] == 0
+    found = answer(capsys, "resize", "folder", "--rank", "2", "--output", "small.safetensors")
+    assert found["format"] == "kohya"
+    assert read("small.safetensors").specs["unet"].rank == 2
+
+
 def test_merge_and_extract_are_each_other_s_way_back(file, capsys):
     found = answer(capsys, "merge", "base.safetensors", f"{file}=unet:1,*:0", "--output", "merged.safetensors")
     assert found["tensors"] > 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -103,6 +103,19 @@ class Predictions:
         columns = {name: tuple(values[row] for row in rows) for name, values in self.columns.items()}
         names = tuple(self.names[row] for row in rows)
         return Predictions(names, self.logits[rows], self.targets[rows], self.labels, self.kind, columns)
+
+
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """Return the predictions of all parts, at least one, in their order; a column that a part lacks is "" there."""
+    columns = dict.fromkeys(name for part in parts for name in part.columns)
+    return Predictions(
+        names=tuple(name for part in parts for name in part.names),
+        logits=np.concatenate([part.logits for part in parts]),
+        targets=np.concatenate([part.targets for part in parts]),
+        labels=parts[0].labels,
+        kind=parts[0].kind,
+        columns={name: tuple(v for p in parts for v in p.columns.get(name, ("",) * len(p))) for name in columns},
+    )
 
 
 def log_probabilities(logits: Array, kind: LabelKind) -> Array:

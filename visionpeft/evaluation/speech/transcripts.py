@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from visionpeft.errors import DataError
@@ -42,3 +42,19 @@ class Transcripts:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def joined(parts: Sequence[Transcripts]) -> Transcripts:
+    """Return the transcripts of all parts in their order; a column that a part lacks is "" there.
+
+    The time that the model took is that of the slowest part: they were made side by side.
+    """
+    columns = dict.fromkeys(name for part in parts for name in part.columns)
+    return Transcripts(
+        names=tuple(name for part in parts for name in part.names),
+        references=tuple(text for part in parts for text in part.references),
+        hypotheses=tuple(text for part in parts for text in part.hypotheses),
+        columns={name: tuple(v for p in parts for v in p.columns.get(name, ("",) * len(p))) for name in columns},
+        audio_seconds=tuple(seconds for part in parts for seconds in part.audio_seconds),
+        wall_seconds=max(part.wall_seconds for part in parts),
+    )

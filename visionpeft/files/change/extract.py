@@ -1,7 +1,7 @@
 """The difference of two checkpoints as LoRA: ``flat(ΔW) ≈ U (Uᵀ flat(ΔW))``, the best of its rank, layer by layer.
 
 U are the first eigenvectors of ``ΔW ΔWᵀ`` (or of ``ΔWᵀ ΔW``, whichever is smaller) in float64: the same subspace as the
-SVD's (Eckart & Young 1936), many times cheaper for weights that are not square.
+SVD's (Eckart & Young 1936), many times cheaper, as only those that stay are computed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from visionpeft.adapters.algebra import as_lora
+from visionpeft.adapters.algebra import as_lora, dense_svd
 from visionpeft.adapters.archive import Adapter, AdapterMetadata
 from visionpeft.adapters.spec import LoraSpec
 from visionpeft.errors import AdapterError, BaseModelError, did_you_mean
@@ -153,23 +153,16 @@ def factors(change: Tensor, rank: int | None, energy: float | None) -> tuple[Ten
         energy: keep the fewest whose squares sum to this share of all.
     """
     matrix = change.double()
-    tall = matrix.shape[0] > matrix.shape[1]
-    wide = matrix.mT if tall else matrix
-    values, vectors = torch.linalg.eigh(wide @ wide.mT)
-    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    keep = _keep(values, rank, energy)
-    basis = vectors[:, :keep]
-    shadow = basis.mT @ wide
-    lengths = shadow.norm(dim=1, keepdim=True)
-    root = lengths.sqrt()
-    first, second = basis * root.mT, shadow / root
-    kept = min(float(lengths.square().sum() / matrix.square().sum()), 1.0)
-    return (first.mT, second.mT, kept) if tall else (second, first, kept)
+    u, values, vt = dense_svd(matrix, rank, energy)
+    total = matrix.square().sum()
+    keep = _keep(values.square() / total, rank, energy)
+    root = values[:keep].sqrt()
+    kept = min(float(values[:keep].square().sum() / total), 1.0)
+    return root[:, None] * vt[:keep], u[:, :keep] * root, kept
 
 
-def _keep(values: Tensor, rank: int | None, energy: float | None) -> int:
-    """How many of the squared singular values, largest first; what is mere rounding is never kept."""
-    shares = values / values.sum()
+def _keep(shares: Tensor, rank: int | None, energy: float | None) -> int:
+    """How many singular values, largest first, of these shares of the energy; what is mere rounding is never kept."""
     keep = max(int((shares > EXACT).sum()), 1)
     if energy is not None:
         keep = min(keep, int((shares.cumsum(0) < energy * (1 - 1e-12)).sum()) + 1)

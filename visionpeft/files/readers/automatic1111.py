@@ -9,6 +9,7 @@ from torch import Tensor
 
 from visionpeft.files.readers.rules import (
     NEEDS_BASE,
+    OTHER_AXIS,
     Change,
     File,
     Model,
@@ -22,6 +23,7 @@ from visionpeft.files.readers.rules import (
     lokr,
     product,
     scalar,
+    turned,
     whole,
 )
 
@@ -30,6 +32,7 @@ _KINDS = (
     ("lora", ("lora_B.weight", "lora_A.weight")),
     ("loha", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")),
     ("ia3", ("weight",)),
+    ("oft", ("oft_blocks",)),
     ("full", ("diff",)),
     ("norm", ("w_norm", "b_norm")),
 )
@@ -151,7 +154,8 @@ def _change(kind: str, parts: Parts, shape: tuple[int, int], weight: Tensor | No
     if kind == "lora":
         up = parts["lora_up.weight"] if "lora_up.weight" in parts else parts["lora_B.weight"]
         down = parts["lora_down.weight"] if "lora_down.weight" in parts else parts["lora_A.weight"]
-        change = product(up, down, 1.0 if alpha is None else alpha / down.shape[0], shape)
+        scale = 1.0 if alpha is None else alpha / down.shape[0]
+        change = product(up, down, scale, shape, parts.get("lora_mid.weight"))
     elif kind == "loha":
         change = loha(parts, 1.0 if alpha is None else alpha / parts["hada_w1_b"].shape[0], shape)
     elif kind == "lokr":
@@ -160,12 +164,24 @@ def _change(kind: str, parts: Parts, shape: tuple[int, int], weight: Tensor | No
         change = whole(parts["diff" if kind == "full" else "w_norm"].float(), shape)
     elif kind == "ia3":
         change = _scaled(parts, weight, reading)
+    elif kind == "oft":
+        change = _turned(parts, alpha, weight, reading)
     if change is None or "dora_scale" not in parts:
         return change
     if weight is None:
         reading.notes = [NEEDS_BASE]
         return None
+    if parts["dora_scale"].shape[0] != 1:
+        reading.notes = [OTHER_AXIS]
     return dora(change, parts["dora_scale"], weight, norm="input")  # it knows magnitudes by input only
+
+
+def _turned(parts: Parts, alpha: float | None, weight: Tensor | None, reading: Reading) -> Change | None:
+    """OFT and BOFT, whose alpha is a limit for each output."""
+    if weight is None:
+        reading.notes = [NEEDS_BASE.replace("DoRA", "OFT")]
+        return None
+    return turned(parts["oft_blocks"], parts.get("rescale"), (alpha or 0.0) * weight.shape[0], weight)
 
 
 def _scaled(parts: Parts, weight: Tensor | None, reading: Reading) -> Change | None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from visionpeft.files.readers.rules import (
     NEEDS_BASE,
+    OTHER_LENGTH,
     Change,
     File,
     Model,
@@ -18,6 +19,7 @@ from visionpeft.files.readers.rules import (
     lokr,
     product,
     scalar,
+    turned,
     whole,
 )
 
@@ -34,7 +36,7 @@ _CLIP_LAYERS = ("mlp.fc1", "mlp.fc2", "self_attn.k_proj", "self_attn.q_proj", "s
 
 def apply(file: File, model: Model) -> Reading:
     """Never refuses: every key that it does not know is left out without a word to the user."""
-    return read(file, key_map(model), model)
+    return read(file, key_map(model), model, rotations=True)
 
 
 def key_map(model: Model) -> dict[str, str]:
@@ -47,6 +49,7 @@ def key_map(model: Model) -> dict[str, str]:
         attention = path.replace(".to_", ".processor.to_")
         attention = attention.removesuffix(".0") if attention.endswith(".to_out.0") else attention
         names[attention] = names[f"unet.{attention}"] = place
+        names[f"diffusion_model.{model.dotted[place]}"] = place
     for component, prefixes in clip_prefixes(model.family).items():
         for place, path in model.places(component):
             if path.startswith("text_model.encoder.layers.") and path.endswith(_CLIP_LAYERS):
@@ -62,16 +65,43 @@ def clip_prefixes(family: str) -> dict[str, tuple[str, ...]]:
     return {"text_encoder": ("lora_te", "lora_te1")}
 
 
-def read(file: File, names: Mapping[str, str], model: Model) -> Reading:
-    """Collect the ΔW of every known module, and the keys that were never looked at."""
+def read(file: File, names: Mapping[str, str], model: Model, *, rotations: bool = False) -> Reading:
+    """Collect the ΔW of every known module, and the keys that were never looked at.
+
+    Args:
+        file: the file.
+        names: name -> "component.path".
+        model: what is loaded.
+        rotations: whether OFT and BOFT are known.
+    """
     reading = Reading()
     used: set[str] = set()
     for name, place in names.items():
         change = _module(file.tensors, name, place, model, used, reading)
+        if change is None and rotations:
+            change = _turned(file.tensors, name, place, model, used, reading)
         if change is not None:
             reading.changes[place] = change
     reading.ignored = [key for key in file.tensors if key not in used]
     return reading
+
+
+def _turned(
+    tensors: Mapping[str, Tensor], name: str, place: str, model: Model, used: set[str], reading: Reading
+) -> Change | None:
+    """OFT and BOFT: alpha is the limit itself; OFT's rescaling is not applied, and BOFT fails without an alpha."""
+    blocks, alpha = tensors.get(f"{name}.oft_blocks"), scalar(tensors.get(f"{name}.alpha"))
+    if blocks is None or blocks.ndim not in (3, 4):
+        return None
+    used |= {key for suffix in ("oft_blocks", "rescale", "alpha") if (key := f"{name}.{suffix}") in tensors}
+    if blocks.ndim == 4 and alpha is None:
+        reading.notes.append(f"{name}: BOFT without an alpha fails, logged and left out")
+        return None
+    if (weight := model.weight(place)) is None:
+        reading.notes = [NEEDS_BASE.replace("DoRA", "OFT")]
+        return None
+    rescale = tensors.get(f"{name}.rescale") if blocks.ndim == 4 else None
+    return turned(blocks, rescale, alpha or 0.0, weight)
 
 
 def _module(
@@ -87,7 +117,10 @@ def _module(
         if name + up in tensors and name + down in tensors:
             used |= {name + up, name + down}
             rank = tensors[name + down].shape[0]
-            change = product(tensors[name + up], tensors[name + down], 1.0 if alpha is None else alpha / rank, shape)
+            scale, middle = 1.0 if alpha is None else alpha / rank, None
+            if up == LORA_PAIRS[0][0] and (middle := tensors.get(f"{name}.lora_mid.weight")) is not None:
+                used.add(f"{name}.lora_mid.weight")
+            change = product(tensors[name + up], tensors[name + down], scale, shape, middle)
             break
     else:
         change = _lycoris(own, name, alpha, shape, used)
@@ -133,4 +166,5 @@ def _decomposed(change: Change, own: Mapping[str, Tensor], place: str, model: Mo
         return None
     weight = model.weights[place]
     by_output = own["dora_scale"].shape[0] == weight.shape[0]
+    reading.notes = [OTHER_LENGTH] if by_output else reading.notes
     return dora(change, own["dora_scale"], weight, norm="base" if by_output else "input")

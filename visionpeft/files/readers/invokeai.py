@@ -8,11 +8,13 @@ from torch import Tensor
 
 from visionpeft.files.readers.rules import (
     NEEDS_BASE,
+    OTHER_AXIS,
     Change,
     File,
     Model,
     Parts,
     Reading,
+    Whole,
     dora,
     flat,
     grouped,
@@ -20,7 +22,11 @@ from visionpeft.files.readers.rules import (
     lokr,
     product,
     scalar,
+    whole,
 )
+
+_OTHERS = {"full": "diff", "ia3": "on_input", "norm": "w_norm"}
+"""Kinds of layer that are no low-rank ones -> what tells them."""
 
 WIDTHS = {768: "sd1", 1024: "sd2", 1280: "sdxl", 2048: "sdxl"}
 """Width of the text states -> base."""
@@ -53,6 +59,7 @@ def apply(file: File, model: Model) -> Reading:
             return Reading.refused(f"{name}: shapes do not fit", gate)
         if change is not None:
             reading.changes[place] = change
+            reading.add_bias(place, parts, model.shapes[place][0])
     return reading
 
 
@@ -85,8 +92,9 @@ def _text_width(groups: Mapping[str, Parts]) -> int | None:
     encoders: dict[str, int] = {}
     for name, parts in groups.items():
         crossing = name.startswith("lora_unet_") and name.endswith(("attn2_to_k", "attn2_to_v"))
+        timed = name.startswith("lora_unet_") and name.endswith("time_emb_proj") and "lora_down.weight" in parts
         text = name.startswith("lora_te") and "_self_attn_" in name
-        width = _inputs(parts) if crossing or text else None
+        width = _inputs(parts, text=text) if crossing or timed or text else None
         if width is None:
             continue
         if not name.startswith(("lora_te1_", "lora_te2_")):
@@ -97,10 +105,12 @@ def _text_width(groups: Mapping[str, Parts]) -> int | None:
     return None
 
 
-def _inputs(parts: Parts) -> int | None:
-    for suffix in ("lora_down.weight", "hada_w1_b"):
-        if suffix in parts:
+def _inputs(parts: Parts, *, text: bool) -> int | None:
+    for suffix in ("lora_down.weight", "hada_w1_b", "diff"):
+        if suffix in parts and parts[suffix].ndim > 1:
             return parts[suffix].shape[1]
+    if text and "weight" in parts:  # (IA)³ is recognised by its text encoder alone
+        return parts["weight"].shape[0]
     if "lokr_w1" in parts and "lokr_w2" in parts:  # factorised sides are not recognised
         return parts["lokr_w1"].shape[1] * parts["lokr_w2"].shape[1]
     return None
@@ -136,7 +146,9 @@ def _layer_kind(parts: Parts) -> str | None:
         return "lora" if "lora_down.weight" in parts else None
     if "hada_w1_a" in parts:
         return "loha"
-    return "lokr" if "lokr_w1" in parts or "lokr_w1_a" in parts else None
+    if "lokr_w1" in parts or "lokr_w1_a" in parts:
+        return "lokr"
+    return next((kind for kind, mark in _OTHERS.items() if mark in parts), None)
 
 
 def _change(parts: Parts, shape: tuple[int, int], weight: Tensor | None, reading: Reading) -> Change | None:
@@ -145,8 +157,13 @@ def _change(parts: Parts, shape: tuple[int, int], weight: Tensor | None, reading
         return loha(parts, 1.0 if alpha is None else alpha / parts["hada_w1_b"].shape[0], shape)
     if kind == "lokr":
         return lokr(parts, alpha, shape)
+    if kind in ("full", "norm"):
+        return whole(parts["diff" if kind == "full" else "w_norm"].float(), shape)
+    if kind == "ia3":
+        return _scaled(parts, weight, reading)
     rank = parts["lora_down.weight"].shape[0]
-    change = product(parts["lora_up.weight"], parts["lora_down.weight"], 1.0 if alpha is None else alpha / rank, shape)
+    scale, middle = 1.0 if alpha is None else alpha / rank, parts.get("lora_mid.weight")
+    change = product(parts["lora_up.weight"], parts["lora_down.weight"], scale, shape, middle)
     if kind == "lora" or change is None:
         return change
     if weight is None:
@@ -154,4 +171,17 @@ def _change(parts: Parts, shape: tuple[int, int], weight: Tensor | None, reading
         return None
     if alpha not in (None, rank):
         reading.notes = ["older versions apply the scale of DoRA twice"]
+    if parts["dora_scale"].shape[0] != 1:
+        reading.notes = [OTHER_AXIS]
     return dora(change, parts["dora_scale"], weight, norm="input")  # it reads magnitudes by input only
+
+
+def _scaled(parts: Parts, weight: Tensor | None, reading: Reading) -> Change | None:
+    """(IA)³: its vector times W, which is added; W has to be a matrix where outputs are scaled."""
+    if weight is None:
+        reading.notes = [NEEDS_BASE.replace("DoRA", "(IA)³")]
+        return None
+    values, inputs = parts["weight"].float().flatten(), bool(parts["on_input"].any())
+    if weight.ndim != 2 or values.numel() != weight.shape[int(inputs)]:
+        return None
+    return Whole(weight.float() * (values if inputs else values[:, None]))

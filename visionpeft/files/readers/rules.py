@@ -107,11 +107,16 @@ class Model:
         return None if self.weights is None else self.weights.get(place)
 
     @cached_property
-    def original(self) -> dict[str, str]:
-        """UNet module -> its flat name in the original code, by walking through the blocks as that code builds them."""
+    def dotted(self) -> dict[str, str]:
+        """UNet module -> its name in the original code, by walking through the blocks as that code builds them."""
         walk = dict(_walk(self.layers, self.plain))
         found = {place: _original_name(path, walk) for place, path in self.places("unet")}
         return {place: name for place, name in found.items() if name}
+
+    @cached_property
+    def original(self) -> dict[str, str]:
+        """UNet module -> its flat name in the original code."""
+        return {place: flat(name) for place, name in self.dotted.items()}
 
 
 _LEVELS = 8  # more than any UNet has
@@ -119,29 +124,29 @@ _LEVELS = 8  # more than any UNet has
 
 def _walk(layers: int, plain: frozenset[int]) -> Iterator[tuple[str, str]]:
     """Yield (diffusers' block, the original block) in the order in which the original code appends its blocks."""
-    yield from (("conv_in", "input_blocks_0_0"), ("conv_norm_out", "out_0"), ("conv_out", "out_2"))
-    yield from (("time_embedding.linear_1", "time_embed_0"), ("time_embedding.linear_2", "time_embed_2"))
-    yield from (("add_embedding.linear_1", "label_emb_0_0"), ("add_embedding.linear_2", "label_emb_0_2"))
-    yield from (("mid_block.resnets.0", "middle_block_0"), ("mid_block.attentions.0", "middle_block_1"))
-    yield ("mid_block.resnets.1", "middle_block_2")
+    yield from (("conv_in", "input_blocks.0.0"), ("conv_norm_out", "out.0"), ("conv_out", "out.2"))
+    yield from (("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2"))
+    yield from (("add_embedding.linear_1", "label_emb.0.0"), ("add_embedding.linear_2", "label_emb.0.2"))
+    yield from (("mid_block.resnets.0", "middle_block.0"), ("mid_block.attentions.0", "middle_block.1"))
+    yield ("mid_block.resnets.1", "middle_block.2")
     down, up = 1, 0
     for level in range(_LEVELS):
         for layer in range(layers):
-            yield f"down_blocks.{level}.resnets.{layer}", f"input_blocks_{down}_0"
-            yield f"down_blocks.{level}.attentions.{layer}", f"input_blocks_{down}_1"
+            yield f"down_blocks.{level}.resnets.{layer}", f"input_blocks.{down}.0"
+            yield f"down_blocks.{level}.attentions.{layer}", f"input_blocks.{down}.1"
             down += 1
-        yield f"down_blocks.{level}.downsamplers.0.conv", f"input_blocks_{down}_0_op"
+        yield f"down_blocks.{level}.downsamplers.0.conv", f"input_blocks.{down}.0.op"
         down += 1
         for layer in range(layers + 1):
-            yield f"up_blocks.{level}.resnets.{layer}", f"output_blocks_{up}_0"
-            yield f"up_blocks.{level}.attentions.{layer}", f"output_blocks_{up}_1"
+            yield f"up_blocks.{level}.resnets.{layer}", f"output_blocks.{up}.0"
+            yield f"up_blocks.{level}.attentions.{layer}", f"output_blocks.{up}.1"
             up += 1
-        yield f"up_blocks.{level}.upsamplers.0.conv", f"output_blocks_{up - 1}_{1 if level in plain else 2}_conv"
+        yield f"up_blocks.{level}.upsamplers.0.conv", f"output_blocks.{up - 1}.{1 if level in plain else 2}.conv"
 
 
 _INSIDE = (
-    ("conv_shortcut", "skip_connection"), ("time_emb_proj", "emb_layers_1"), ("conv1", "in_layers_2"),
-    ("conv2", "out_layers_3"), ("norm1", "in_layers_0"), ("norm2", "out_layers_0"),
+    ("conv_shortcut", "skip_connection"), ("time_emb_proj", "emb_layers.1"), ("conv1", "in_layers.2"),
+    ("conv2", "out_layers.3"), ("norm1", "in_layers.0"), ("norm2", "out_layers.0"),
 )  # fmt: skip
 
 
@@ -152,8 +157,8 @@ def _original_name(path: str, walk: Mapping[str, str]) -> str | None:
     for length in range(len(parts) - 1, 1, -1):
         front = walk.get(".".join(parts[:length]))
         if front is not None:
-            inner = "_".join(parts[length:])
-            return f"{front}_{dict(_INSIDE).get(inner, inner)}" if "resnets" in parts else f"{front}_{inner}"
+            inner = ".".join(parts[length:])
+            return f"{front}.{dict(_INSIDE).get(inner, inner)}" if "resnets" in parts else f"{front}.{inner}"
     return None
 
 
@@ -167,12 +172,23 @@ def scalar(tensor: Tensor | None) -> float | None:
     return None if tensor is None else float(tensor.item())
 
 
-def product(up: Tensor, down: Tensor, scale: float, shape: tuple[int, int]) -> Change | None:
+def product(
+    up: Tensor, down: Tensor, scale: float, shape: tuple[int, int], middle: Tensor | None = None
+) -> Change | None:
     """ΔW of a LoRA pair; None where it cannot be added to a weight of this shape.
 
     Programs reshape ``up @ down`` to the weight's shape, so factors whose count of values fits are added even where
     they are transposed.
+
+    Args:
+        up: [out, r].
+        down: [r, in].
+        scale: what it is multiplied with.
+        shape: the weight's, flattened.
+        middle: a Tucker core [r, r, kh, kw] between them.
     """
+    if middle is not None:
+        down = torch.einsum("rskl,si->rikl", middle.float(), down.float().flatten(1))
     up, down = up.flatten(1), down.flatten(1)
     if up.shape[1] != down.shape[0] or up.shape[0] * down.shape[1] != prod(shape):
         return None
@@ -214,7 +230,38 @@ def lokr(parts: Parts, alpha: float | None, shape: tuple[int, int]) -> Change | 
     small, large = sides
     small = small.reshape(*small.shape, *[1] * (large.ndim - small.ndim))
     scale = 1.0 if alpha is None or rank is None else alpha / rank
-    return whole(scale * torch.kron(small, large), shape)
+    return whole(scale * torch.kron(small, large.contiguous()), shape)
+
+
+def turned(blocks: Tensor, rescale: Tensor | None, limit: float, weight: Tensor) -> Change | None:
+    """ΔW of OFT (blocks [n, b, b]) or BOFT ([m, n, b, b]) over the outputs of a weight; None where they do not fit.
+
+    Args:
+        blocks: their skew parts are Cayley's.
+        rescale: a factor for each output, or None.
+        limit: how long all skew parts together may be; 0 is no limit.
+        weight: W.
+    """
+    side, outputs = blocks.shape[-1], weight.shape[0]
+    if blocks.shape[-3] * side != outputs:
+        return None
+    skew = blocks.float() - blocks.float().transpose(-1, -2)
+    length = skew.norm() + 1e-8
+    skew = torch.where(length > limit, skew * limit / length, skew) if limit > 0 else skew
+    eye = torch.eye(side, device=skew.device)
+    rotation = (eye + skew) @ torch.linalg.inv(eye - skew)
+    rows = weight.float().flatten(1)
+    if blocks.ndim == 3:
+        rows = (rotation.mT @ rows.reshape(-1, side, rows.shape[1])).reshape(rows.shape)
+    else:
+        for step, one in enumerate(rotation):
+            half = 2**step * side // 2
+            order = torch.arange(outputs).reshape(-1, 2, half).transpose(1, 2).flatten()
+            order = order.to(rows.device)
+            mixed = (one @ rows[order].reshape(-1, side, rows.shape[1])).reshape(rows.shape)
+            rows = torch.empty_like(rows).index_copy(0, order, mixed)
+    rows = rows if rescale is None else rows * rescale.float().reshape(-1, 1)
+    return Whole(rows - weight.float().flatten(1))
 
 
 def dora(change: Change, magnitudes: Tensor, weight: Tensor, *, norm: Literal["output", "input", "base"]) -> Change:
@@ -248,3 +295,5 @@ def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 NEEDS_BASE = "DoRA was not computed: it needs the base's weights (base=…)"
+OTHER_AXIS = "takes DoRA's magnitudes by output for magnitudes by input: wrong weights"
+OTHER_LENGTH = "divides DoRA's magnitudes by the lengths of W's rows, not of those of W + ΔV"

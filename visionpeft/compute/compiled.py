@@ -1,0 +1,71 @@
+"""A model's repeated blocks, compiled one kind at a time: small kernels join, and equal blocks share what is compiled.
+
+A whole UNet takes minutes to compile, its blocks a fraction: the compiler sees each shape of a block once. What is
+compiled is kept on disk, so that a later run only looks it up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
+"""Classes of diffusers whose instances repeat in a UNet."""
+
+_KINDS = 128
+"""How many shapes and kinds of blocks are compiled at most; torch would stop at 8."""
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks that are worth compiling, none inside another; none for models that repeat nothing known."""
+    return list(_blocks(model))
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    if _repeats(module):
+        yield module
+        return
+    for child in module.children():
+        yield from _blocks(child)
+
+
+def _repeats(module: nn.Module) -> bool:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    if isinstance(module, GradientCheckpointingLayer) or type(module).__name__ in _BLOCKS:
+        return True
+    # a UNet's transformer of one block goes whole, with the norm and the reordering around it
+    alone = len(getattr(module, "transformer_blocks", ())) == 1
+    return alone and not getattr(module, "gradient_checkpointing", True)
+
+
+def keep_compiled(folder: Path) -> None:
+    """Let the compiler keep its results in a folder, unless the environment names another; before it is first used."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+@contextmanager
+def compiled(blocks: Iterable[nn.Module]) -> Generator[None]:
+    """Let blocks compute compiled within the context: each shape and kind when it is first met."""
+    import torch._dynamo
+
+    mine = list(blocks)
+    settings = torch._dynamo.config.patch(recompile_limit=_KINDS, accumulated_recompile_limit=8 * _KINDS)
+    try:
+        with settings:
+            for block in mine:
+                block.compile(dynamic=False)
+            yield
+    finally:
+        for block in mine:
+            block._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage]
+
+
+def as_written() -> torch.compiler.set_stance:
+    """Return the context in which compiled blocks compute as they are written: other shapes are not worth compiling."""
+    return torch.compiler.set_stance("force_eager")
