@@ -78,6 +78,7 @@ class Noise:
     name = "noise"
     metric: str | None = None
     unrecordable = ""
+    autocast = False  # the weights are in the type that is computed in
 
     def __init__(self, shape: Mapping[str, Any], batch: int) -> None:
         config = ViTConfig(image_size=224, patch_size=14, **shape)

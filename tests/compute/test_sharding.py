@@ -16,7 +16,7 @@ from transformers import ViTForImageClassification
 
 from tests.processes import run_together
 from tests.tiny import tiny_sdxl, tiny_vit
-from tests.tiny_speech import speech_settings, write_speech, write_whisper
+from tests.tiny_speech import new_whisper, speech_settings, write_speech, write_whisper
 from tests.vision_place import classify_settings, detect_settings, write_base, write_pictures, write_scenes
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.manager import AdapterManager
@@ -155,11 +155,19 @@ def bad_bases(place: Path) -> dict[str, str]:
     vit = settings(place)["vit"] | {"output": str(place / "bad")}
     full = vit | {"adapter": {"method": "full"}, "train": TRAIN | {"shard": "on"}}
     streaming = vit | {"train": TRAIN | {"shard": "on", "memory": {"stream": 0.5}}}
+    skipping = new_whisper().requires_grad_(False)
+    skipping.model.decoder.layerdrop = 0.1
+    shapes = settings(place)["sdxl"] | {
+        "data": {"instance": {"images": str(place / "mixed"), "prompt": "a photo of sks robot"}}, "preview": None,
+        "score": {"every": 0}, "train": TRAIN | {"shard": "on", "evaluate_every": 0}, "output": str(place / "shapes"),
+    }  # fmt: skip
     return {
         "blocks": of(ConfigError, lambda: sharding.shard(torch.nn.Linear(2, 2))),
         "int8": of(ConfigError, lambda: sharding.shard(int8.requires_grad_(False))),
         "full": of(ConfigError, lambda: learn(full)),
         "stream": of(ConfigError, lambda: learn(streaming)),
+        "layerdrop": of(ConfigError, lambda: sharding.shard(skipping)),
+        "shapes": of(ConfigError, lambda: learn(shapes)),
     }
 
 
@@ -178,6 +186,11 @@ def parts(place: Path) -> dict[str, Any]:
     filled = [p.to_local() if isinstance(p, DTensor) else p for p in blank.parameters()]
     with torch.no_grad():
         logits = blank(pixel_values=pixels.bfloat16()).logits
+    unet = tiny_sdxl().unet.requires_grad_(False).to(memory_format=torch.channels_last)
+    sharding.shard(unet)
+    more = {"text_embeds": torch.ones(1, 32), "time_ids": torch.ones(1, 6)}
+    with torch.no_grad():
+        strided = unet(torch.ones(1, 4, 16, 16), 3, torch.ones(1, 7, 64), added_cond_kwargs=more).sample
     said = ""
     with sharding.main_first():
         if os.environ["RANK"] == "0":
@@ -186,7 +199,7 @@ def parts(place: Path) -> dict[str, Any]:
         **vars(shared), "ahead": [len(states) for states in ahead], "alone": said,
         "apart": [isinstance(p, DTensor) for p in first.parameters()].count(True),
         "filled": all(bool((p == 0.5).all()) and p.dtype == torch.bfloat16 for p in filled),
-        "finite": bool(logits.isfinite().all()),
+        "finite": bool(logits.isfinite().all()), "strided": bool(strided.isfinite().all()),
     }  # fmt: skip
 
 
@@ -205,6 +218,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_whisper(folder / "whisper")
     write_speech(folder / "speech", 32)
     tiny_sdxl().save_pretrained(folder / "sdxl")
+    (folder / "mixed").mkdir()
+    for number, size in enumerate([(48, 48), (96, 48)]):
+        Image.new("RGB", size).save(folder / "mixed" / f"{number}.png")
     (folder / "photos").mkdir()
     for number in range(3):
         noise = torch.randint(0, 256, (48, 48, 3), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
@@ -286,6 +302,8 @@ def test_models_that_cannot_be_shared_out_are_refused(two: Path):
     assert "is quantized" in said["int8"]
     assert "full tuning" in said["full"]
     assert "set stream to 0" in said["stream"]
+    assert "'model.decoder' of the WhisperForConditionalGeneration skips layers" in said["layerdrop"]
+    assert "set data.crop to center" in said["shapes"]
 
 
 def test_each_process_has_half_of_the_blocks_and_fetches_the_next_ahead(two: Path):
@@ -296,6 +314,7 @@ def test_each_process_has_half_of_the_blocks_and_fetches_the_next_ahead(two: Pat
     assert found["apart"] == 16  # weights and biases of a layer, not the adapter's
     assert found["filled"]
     assert found["finite"]
+    assert found["strided"]
     assert "need all processes" in found["alone"]
 
 

@@ -28,7 +28,8 @@ def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _is_block(module: nn.Module) -> bool:
-    return not isinstance(module, Slot) and _KINDS.fullmatch(type(module).__name__) is not None
+    name = type(module).__name__.removeprefix("FSDP")  # of the class that a block has where it is shared out
+    return not isinstance(module, Slot) and _KINDS.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)

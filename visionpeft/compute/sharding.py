@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -27,6 +28,7 @@ SHARDED = "steps are not recorded, which makes them slower: the weights of a sha
 """What is said where steps would be recorded as CUDA graphs."""
 _OLDEST = Version("2.7")  # of torch: before it, FSDP2 could not leave the adapters alone
 _DONE = -1
+_PATIENCE = timedelta(hours=2)  # of the others, while the main process works alone
 Fill = Callable[[Tensor], object]
 
 
@@ -72,7 +74,9 @@ class Sharding:
         self._blocks: list[Any] = []
         self._orders: list[_Order] = []
         self._alone = False
-        self._word = torch.zeros((), dtype=torch.long, device=device)
+        # words go by the main memory's own way: a process that waits for one waits for no device
+        self._line = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        self._word = torch.zeros((), dtype=torch.long)
 
     def shard(self, model: nn.Module, dtype: torch.dtype | None = None, fill: Fill | None = None) -> Shared:
         """Share a model out, block by block: never more than one whole block of it is on the device.
@@ -103,7 +107,10 @@ class Sharding:
         from torch.distributed.fsdp import fully_shard
 
         block.to(dtype=dtype)
-        fully_shard(block, mesh=self._mesh, reshard_after_forward=True, ignored_params=kept)
+        for parameter in block.parameters():
+            parameter.data = parameter.data.contiguous()  # FSDP2 takes no others, as convolutions may have
+        shared: Any = fully_shard(block, mesh=self._mesh, reshard_after_forward=True, ignored_params=kept)
+        shared.set_modules_to_backward_prefetch([shared])  # itself, which is there: nothing yet
         _materialise(block, self.device, fill)
 
     def _before(self, number: int, order: _Order) -> Callable[..., None]:
@@ -145,13 +152,13 @@ class Sharding:
             order.fetch_ahead(not alone)
 
     def _tell(self, number: int) -> None:
-        distributed.broadcast(self._word.fill_(number), src=0)
+        distributed.broadcast(self._word.fill_(number), src=0, group=self._line)
 
     @torch.no_grad()
     def _serve(self) -> None:
         """Take part in the gathering of each block that the main process announces, until it is done."""
         while True:
-            distributed.broadcast(self._word, src=0)
+            distributed.broadcast(self._word, src=0, group=self._line)
             number = int(self._word.item())
             if number == _DONE:
                 return
@@ -175,7 +182,6 @@ class _Order:
         if self._whole:
             return
         if block not in self._seen:
-            block.set_modules_to_backward_prefetch([block])  # itself, which is there: nothing
             self._seen[block] = None
             return
         self._whole = True
@@ -195,6 +201,11 @@ def _refuse(model: nn.Module, found: dict[str, nn.Module]) -> None:
     kind = type(model).__name__
     if not found:
         raise ConfigError(f"train.shard: a {kind} has no repeated blocks to share out; set it to off.")
+    if skipping := [path for path, module in model.named_modules() if getattr(module, "layerdrop", 0.0)]:
+        raise ConfigError(
+            f"train.shard: '{skipping[0]}' of the {kind} skips layers by chance (layerdrop), each process others, and"
+            " would wait for those that another skips: set layerdrop to 0 in its configuration, or train.shard to off."
+        )
     for path, block in found.items():
         for module in block.modules():
             if isinstance(module, Shift):

@@ -112,6 +112,7 @@ class DreamBooth:
 
         Raises:
             DataError: a picture or folder cannot be used.
+            ConfigError: the base is shared out, and pictures of several shapes go through it apart.
         """
         through = {"unet": self.base.unet, **self.components}
         places = self.base.places = place(self.base.models, through, context, context.dtype or torch.float32)
@@ -121,6 +122,8 @@ class DreamBooth:
         if self._data.prior:
             kept = self._load(self._class_paths(context), context.progress)
             sources.append(self._latents(kept, "class pictures", context))
+        if context.sharding is not None:
+            _require_one_shape(sources)
         kinds = len(self._data.prior.prompts) if self._data.prior else 1
         self._draws = Draws(self.base, sources, context.seed, context.device, kinds, _BLANK if self._distils else 0.0)
         # [T] of the noise schedule, and the weights of [subject, class] in the loss
@@ -275,6 +278,17 @@ class DreamBooth:
                 root=self._class_root,
                 processes=context.processes,
             )
+
+
+def _require_one_shape(sources: Sequence[Latents]) -> None:
+    """Processes that share a base run it together, and so equally often in each step."""
+    shapes = sorted({shape for latents in sources for shape in latents.shapes})
+    if len(shapes) > 1:
+        told = ", ".join(f"{width}x{height}" for width, height in shapes[:4])
+        raise ConfigError(
+            f"train.shard: pictures of {len(shapes)} shapes ({told}) go through the UNet apart, in some steps oftener"
+            " on one process than on another, which would wait: set data.crop to center, or train.shard to off."
+        )
 
 
 def prediction_type(base: Base) -> PredictionType:

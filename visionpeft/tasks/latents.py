@@ -82,6 +82,12 @@ class Latents:
         """Return the name of the file of sample ``index``."""
         return str(self._pictures[index].path)
 
+    @property
+    def shapes(self) -> set[tuple[int, int]]:
+        """The widths and heights in pixels in which pictures are seen."""
+        views = [self._framing.view(picture, 0, index) for index, picture in enumerate(self._pictures)]
+        return {(view.width, view.height) for view in views}
+
     def warm(self, label: str, progress: Progress, processes: Processes = ALONE) -> None:
         """Encode every view of every picture now, with a bar, where a store keeps them; each by one process."""
         if self._store is None:

@@ -48,7 +48,7 @@ def place(models: Mapping[str, nn.Module], trained: Mapping[str, nn.Module], con
     movers: dict[str, Mover] = {}
     for name, model in models.items():
         nn.Module.to(model, dtype=dtype)  # diffusers' own `to` warns of every change of type
-        if context.device.type == "cuda" and isinstance(model, ModelMixin):
+        if context.device.type == "cuda" and context.sharding is None and isinstance(model, ModelMixin):
             channels_last(model)
         if name in trained:
             lean = Lean(model, context.device, context.thrift)
