@@ -117,8 +117,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         gradient, operation = gradients[0], ctx.operation
-        weight = operation.shaped(ctx.code.decode(ctx.saved_tensors, gradient.dtype))
-        return (operation.backward(gradient, weight, ctx.size), None, None, None, *(None for _ in ctx.saved_tensors))
+        stored = ctx.saved_tensors  # once: where activations are recomputed, they are given out once
+        weight = operation.shaped(ctx.code.decode(stored, gradient.dtype))
+        return (operation.backward(gradient, weight, ctx.size), None, None, None, *(None for _ in stored))
 
 
 class CodedProduct(Coded):
