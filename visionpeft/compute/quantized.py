@@ -251,6 +251,8 @@ def quantize(models: Sequence[nn.Module], name: str, device: torch.device, dtype
             found = Quantized(layers, weights, found.before + size, found.after + kept)
             _free(layer)
         _replace(model, table)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what making the codes took is the run's again
     if not found.layers:
         raise ConfigError(f"train.memory.base: no layer of this base is large enough for {name}; set it to auto.")
     return found
