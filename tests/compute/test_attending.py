@@ -40,6 +40,10 @@ def test_a_unets_and_a_text_encoders_attention_is_heard():
     assert heard.calls[SELF] == heard.calls[CROSS] == 3
     assert heard.calls[Shape(1, 2, 7, 7, 16, "float32", causal=True)] == 2
     assert sum(heard.calls.values()) == 10
+    with Listening() as heard:
+        F.scaled_dot_product_attention(*(torch.randn(3, 7, 16),) * 3)
+        F.scaled_dot_product_attention(*(torch.randn(2, 3, 4, 7, 16),) * 3)
+    assert list(heard.calls) == [Shape(1, 3, 7, 7, 16, "float32"), Shape(6, 4, 7, 7, 16, "float32")]
     mask = torch.zeros(1, 1, 7, 7)
     with Listening() as heard:
         F.scaled_dot_product_attention(*(torch.randn(1, 2, 7, 16),) * 3, mask)

@@ -67,6 +67,18 @@ def test_a_run_in_4_bits_goes_on_bit_equal(photos: Path, tmp_path: Path):
     assert everything(tmp_path / "parted", 4) == everything(tmp_path / "straight", 4)
 
 
+def test_recomputing_makes_the_same_steps_in_4_bits(photos: Path, tmp_path: Path):
+    train = TrainConfig(steps=2, batch_size=2, learning_rate=1e-3, memory=MemoryConfig(base="nf4"))
+    found = [
+        fit(
+            dreambooth(photos), train.model_copy(update={"gradient_checkpointing": share}), tmp_path / str(share)
+        ).adapter
+        for share in (False, True)
+    ]
+    for name, tensor in found[0].tensors.items():
+        torch.testing.assert_close(tensor, found[1].tensors[name], atol=1e-5, rtol=1e-4)
+
+
 def test_a_run_may_go_on_with_another_base(photos: Path, tmp_path: Path):
     train = TrainConfig(steps=2, batch_size=2, learning_rate=1e-3)
     fit(dreambooth(photos), train, tmp_path / "run")

@@ -92,9 +92,9 @@ def _shape_of(
     is_causal: bool = False, **more: Any,
 ) -> Shape:  # fmt: skip
     del value, dropout_p, more
-    batch, heads, queries, width = (1,) * (4 - query.ndim) + tuple(query.shape)
+    *outer, heads, queries, width = (1, *query.shape) if query.ndim < 4 else query.shape
     mask = "" if attn_mask is None else f"{_name(attn_mask.dtype)} {'x'.join(map(str, attn_mask.shape))}"
-    return Shape(batch, heads, queries, key.shape[-2], width, _name(query.dtype), mask, is_causal)
+    return Shape(math.prod(outer), heads, queries, key.shape[-2], width, _name(query.dtype), mask, is_causal)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -115,7 +115,11 @@ class Instead(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do what is asked, attention by the other function."""
         kwargs = kwargs or {}
-        plain = len(args) == 3 and not any(kwargs.get(name) for name in ("dropout_p", "is_causal", "enable_gqa"))
+        plain = (
+            len(args) == 3
+            and args[0].ndim == 4
+            and not any(kwargs.get(name) for name in ("dropout_p", "is_causal", "enable_gqa"))
+        )
         if func is not F.scaled_dot_product_attention or not plain or kwargs.get("attn_mask") is not None:
             return func(*args, **kwargs)
         query, key, value = args

@@ -117,8 +117,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         gradient, operation = gradients[0], ctx.operation
-        weight = operation.shaped(ctx.code.decode(ctx.saved_tensors, gradient.dtype))
-        return (operation.backward(gradient, weight, ctx.size), None, None, None, *(None for _ in ctx.saved_tensors))
+        stored = ctx.saved_tensors  # once: where activations are recomputed, they are given out once
+        weight = operation.shaped(ctx.code.decode(stored, gradient.dtype))
+        return (operation.backward(gradient, weight, ctx.size), None, None, None, *(None for _ in stored))
 
 
 class CodedProduct(Coded):
@@ -250,6 +251,8 @@ def quantize(models: Sequence[nn.Module], name: str, device: torch.device, dtype
             found = Quantized(layers, weights, found.before + size, found.after + kept)
             _free(layer)
         _replace(model, table)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what making the codes took is the run's again
     if not found.layers:
         raise ConfigError(f"train.memory.base: no layer of this base is large enough for {name}; set it to auto.")
     return found
