@@ -32,8 +32,9 @@ from visionpeft.adapters.spec import (
 )
 from visionpeft.errors import AdapterError, FileFormatError, OutputError
 from visionpeft.files import export, read
+from visionpeft.files.folders import TENSORS
 from visionpeft.files.peft_config import CONFIG
-from visionpeft.files.peft_folder import PREFIX, TENSORS, read_peft, write_peft
+from visionpeft.files.peft_folder import PREFIX, read_peft, write_peft
 from visionpeft.files.vllm import vllm_refusals
 from visionpeft.models.manage import manage
 
@@ -278,6 +279,16 @@ def test_settings_that_mean_something_else_are_refused(tmp_path, change, message
 def test_tensors_that_do_not_fit_are_refused(tmp_path, change, message):
     with pytest.raises(FileFormatError, match=message):
         read_peft(spoiled(tmp_path, None, lambda t: (change(t), t.update({k: v.contiguous() for k, v in t.items()}))))
+
+
+@pytest.mark.parametrize("kind", ["OFT", "IA3"])
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (2, 5), (0, 4), (2, 3, 4)])
+def test_vectors_of_strange_shapes_are_refused(tmp_path, kind, shape):
+    name = {"OFT": "oft_R.weight", "IA3": "ia3_l"}[kind]
+    safefile.save(tmp_path / TENSORS, {f"{PREFIX}x.{name}": torch.ones(shape)}, {})
+    (tmp_path / CONFIG).write_text(json.dumps({"peft_type": kind, "target_modules": ["x"], "oft_block_size": 4}))
+    with pytest.raises(FileFormatError, match="none that peft writes"):
+        read_peft(tmp_path)
 
 
 def test_what_is_no_folder_of_pefts_is_named(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isqrt
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,17 @@ def check_shapes(
             raise AdapterError(
                 f"{place}: its {spec.method} does not fit a weight of {list(weights[place].shape)}: another base's"
             ) from error
+
+
+def check_vectors(path: str, parts: Mapping[str, Tensor]) -> None:
+    """Raise FileFormatError where the one tensor of OFT or (IA)³ has no shape that peft writes."""
+    ((name, tensor),) = parts.items()
+    width = tensor.shape[1] if tensor.ndim == 2 else 0
+    side = (1 + isqrt(1 + 8 * width)) // 2
+    blocks = width > 0 and side * (side - 1) // 2 == width
+    vector = tensor.ndim in (2, 4) and tensor.numel() == max(tensor.shape) > 0
+    if not (blocks if name == "oft_R.weight" else vector) or not tensor.is_floating_point():
+        raise FileFormatError(f"'{path}': a {name} of {list(tensor.shape)} is none that peft writes.")
 
 
 def _check_dimensions(spec: AdapterSpec, path: str, parts: Mapping[str, Tensor]) -> None:

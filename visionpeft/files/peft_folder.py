@@ -28,7 +28,14 @@ from visionpeft.files.bases import weights_of
 from visionpeft.files.change.places import new_folder
 from visionpeft.files.checks import check_fits, narrowed
 from visionpeft.files.folders import TENSORS
-from visionpeft.files.peft_checks import check_heads, check_method, check_module, check_shapes, check_whole
+from visionpeft.files.peft_checks import (
+    check_heads,
+    check_method,
+    check_module,
+    check_shapes,
+    check_vectors,
+    check_whole,
+)
 from visionpeft.files.peft_config import (
     CONFIG,
     PeftSettings,
@@ -265,6 +272,8 @@ def _ranked_values(settings: PeftSettings, named: _Named) -> dict[str, Any]:
 
 
 def _based_values(settings: PeftSettings, named: _Named) -> dict[str, Any]:
+    for path, parts in named.values():
+        check_vectors(path, parts)
     return based_values(settings, {place: next(iter(parts.values())) for place, (_, parts) in named.items()})
 
 
