@@ -133,6 +133,7 @@ def _pictures(job: Job, folder: Path, options: argparse.Namespace) -> Prepared:
     tokenizer = ASSETS / "emoji-sd" / "tokenizer"
     pipeline = build_pipeline(job.family, tokenizer, tiny=options.tiny, device=device, dtype=dtype).to("cpu")
     pipeline.set_progress_bar_config(disable=True)
+    pipeline.unet.register_to_config(sample_size=side // 8)
     base = Base(pipeline, family_of(pipeline), f"random/{job.family}", f"random/{job.family}")
     config: Any = config_from(_picture_settings(job, folder, side, options), name=job.about)
 
@@ -205,16 +206,16 @@ def _write_whisper(folder: Path, *, tiny: bool) -> None:
 
     words = learn_words(["one two three four five six seven eight nine ten"])
     end, start = words.eos_token_id, words.convert_tokens_to_ids(START)
-    width, layers, heads = (64, 2, 2) if tiny else (1280, 32, 20)
+    width, layers, heads, room = (64, 2, 2, 32) if tiny else (1280, 32, 20, 448)
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
     WhisperConfig(
         vocab_size=max(len(words), 2048 if tiny else 51866), num_mel_bins=128, d_model=width, encoder_layers=layers,
         decoder_layers=layers, encoder_attention_heads=heads, decoder_attention_heads=heads, encoder_ffn_dim=4 * width,
-        decoder_ffn_dim=4 * width, max_source_positions=100 if tiny else 1500, max_target_positions=448,
+        decoder_ffn_dim=4 * width, max_source_positions=100 if tiny else 1500, max_target_positions=room,
         begin_suppress_tokens=None, **ids,
     ).save_pretrained(folder)  # fmt: skip
     GenerationConfig(
-        max_length=448, no_timestamps_token_id=words.convert_tokens_to_ids(UNTIMED), is_multilingual=False,
+        max_length=room, no_timestamps_token_id=words.convert_tokens_to_ids(UNTIMED), is_multilingual=False,
         return_timestamps=False, max_initial_timestamp_index=50, **ids,
     ).save_pretrained(folder)  # fmt: skip
     words.save_pretrained(folder)
@@ -281,13 +282,10 @@ def machine_line() -> str:
     import transformers
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
     versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}, transformers {transformers.__version__}"
-    return (
-        f"{device}, {versions}, commit {commit.stdout.strip() or 'unknown'}, {' '.join(sys.argv[1:]) or 'no options'}."
-    )
+    return f"{device}, {versions}, commit {commit}, {' '.join(sys.argv[1:]) or 'no options'}."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -39,10 +39,14 @@ class Chain(nn.Module):
         self.requires_grad_(False)
 
     def run(self, streaming, x, order=None):
+        def pack(tensor):
+            return streaming.packed(tensor) or tensor
+
+        def unpack(kept):
+            return kept if isinstance(kept, torch.Tensor) else streaming.unpacked(kept)
+
         for place in order or range(len(self.blocks)):
-            with streaming.lent(place), torch.autograd.graph.saved_tensors_hooks(
-                lambda t: streaming.packed(t) or t, lambda k: k if isinstance(k, torch.Tensor) else streaming.unpacked(k)
-            ):  # fmt: skip
+            with streaming.lent(place), torch.autograd.graph.saved_tensors_hooks(pack, unpack):
                 x = torch.tanh(self.blocks[place](x))
         return x
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tests.vision_place import classify_settings, everything, write_base, write_pictures
 from visionpeft.adapters.archive import Adapter
+from visionpeft.compute.blocks import blocks_of
 from visionpeft.compute.thrift import Thrift
 from visionpeft.config import ClassifyRun, config_from
 from visionpeft.data.classification import class_weights
@@ -298,7 +299,8 @@ def test_full_tuning_keeps_weights_exact_whatever_is_computed_in(place: Path):
 def test_activations_are_recomputed_where_that_is_asked_for(place: Path):
     for recompute in (False, True):
         task = prepared(build(configured(place)), recompute=recompute)
-        assert task.base.model.is_gradient_checkpointing is recompute
+        blocks = blocks_of(task.base.model).values()
+        assert {"forward" in vars(block) for block in blocks} == {recompute}
 
 
 def test_pictures_are_mixed_in_the_loss(place: Path):

@@ -19,7 +19,7 @@ class MemoryConfig(BaseModel):
     base: BaseWeights = "auto"
     """The frozen base's large layers: as the run computes (auto), or in 8 or 4 bits (fp8, int8, nf4)."""
     stream: float = Field(default=0.0, ge=0, le=1)
-    """Share of the base's blocks that stay in main memory and are copied to the GPU ahead of their use."""
+    """Share of the bytes of the base's blocks that stay in main memory and are copied to the GPU ahead of their use."""
     offload: float = Field(default=0.0, ge=0, le=1)
     """Share of the blocks whose activations wait in main memory for the backward pass."""
 
