@@ -43,7 +43,8 @@ class Figures:
 
 def digits_of(text: str) -> str:
     """Digits of a text one by one, however they are written: "seven, 25" is "7 2 5"; other words stay."""
-    return " ".join(WORDS[token] if token in WORDS else token for token in re.findall(r"[a-z]+|\d", text.lower()))
+    tokens: list[str] = re.findall(r"[a-z]+|\d", text.lower())
+    return " ".join(WORDS.get(token, token) for token in tokens)
 
 
 def settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
