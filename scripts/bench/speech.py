@@ -43,7 +43,8 @@ class Figures:
 
 def digits_of(text: str) -> str:
     """Digits of a text one by one, however they are written: "seven, 25" is "7 2 5"; other words stay."""
-    return " ".join(WORDS.get(token, token) for token in re.findall(r"[a-z]+|\d", text.lower()))
+    tokens: list[str] = re.findall(r"[a-z]+|\d", text.lower())
+    return " ".join(WORDS.get(token, token) for token in tokens)
 
 
 def settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -74,7 +75,8 @@ def trained(name: str, options: argparse.Namespace) -> Path:
 
     path = options.work / f"{name}.safetensors"
     if not path.exists():
-        config, progress = config_from(settings(name, options), name=name), TerminalProgress()
+        config: Any = config_from(settings(name, options), name=name)
+        progress = TerminalProgress()
         result = fit(build(config, progress), config.train, config.output, progress=progress, resume="auto")
         result.adapter.save(path)
     return path

@@ -125,7 +125,7 @@ def by_engine(way: Way, folder: Path, *, tiny: bool) -> list[float]:
         {"source": {"format": "table", "path": "none.csv"}, "workers": 16, "bucket": TOKENS,
          "augment": {"speed": 0.5, "time_masks": 2, "mel_masks": 2}}
     )  # fmt: skip
-    spec = LoraSpec(rank=RANK, targets=["attention.q", "attention.v"])
+    spec = LoraSpec(rank=RANK, targets=("attention.q", "attention.v"))
     task: Any = Transcription(base, speech(folder, base.window - 0.01), data, spec, SpeechAbout(), step_batch=BATCH)
     task.batch = timed = Timed(task.batch, keep=not way.reading)
     train = TrainConfig(

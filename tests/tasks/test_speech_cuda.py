@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,12 +36,13 @@ WAYS = {
 """What a run changes, and what its training does."""
 
 
-def trained(place: Path, more: dict[str, object], **train: object) -> tuple[Adapter, list[str]]:
+def trained(place: Path, more: Mapping[str, Any], **train: Any) -> tuple[Adapter, list[str]]:
     """An adapter of 8 steps, and what was said."""
     settings = speech_settings(place, **{key: value for key, value in more.items() if key != "augment"})
     if "augment" in more:
         settings["data"] = {**settings["data"], "augment": more["augment"]}  # pyright: ignore[reportGeneralTypeIssues]
-    config, progress = config_from(settings), RecordingProgress(SILENT)
+    config: Any = config_from(settings)
+    progress = RecordingProgress(SILENT)
     steps = config.train.model_copy(update={"steps": 8, "deterministic": True, "evaluate_every": 0, **train})
     adapter = fit(build(config), steps, place / f"run-{train['record']}", progress=progress).adapter
     return adapter, [line for line in progress.lines if "record" in line]
@@ -52,9 +55,9 @@ def test_recorded_steps_are_those_that_were_launched(tmp_path: Path, way: str):
     more, train = WAYS[way]
     (recorded, said), (launched, _) = (trained(tmp_path, more, **{**train, "record": one}) for one in ("auto", "off"))
     assert not said
-    near = {"rtol": 0.02, "atol": 1e-4} if "precision" in train else {"rtol": 0.0, "atol": 0.0}
+    rtol, atol = (0.02, 1e-4) if "precision" in train else (0.0, 0.0)
     for key, tensor in recorded.tensors.items():
-        assert torch.allclose(tensor, launched.tensors[key], **near), key
+        assert torch.allclose(tensor, launched.tensors[key], rtol=rtol, atol=atol), key
 
 
 def test_dropout_that_is_recomputed_is_said_and_launched(tmp_path: Path):
