@@ -18,6 +18,7 @@ from visionpeft.errors import AdapterError, ConfigError, DataError, OutputError
 from visionpeft.inference import transcribe_model
 from visionpeft.inference.transcribe import Job, Windows, listed, output_names, run_transcribe, transcribe
 from visionpeft.inference.transcribe_model import WhisperEars, open_ears, open_speech_model
+from visionpeft.inference.transcribe_windows import Heard, Walk
 from visionpeft.models.manage import manage
 
 TALKS = [talk(seed, seconds) for seed, seconds in enumerate((70.0, 12.0, 33.0, 95.0, 28.0))]
@@ -161,8 +162,17 @@ def test_a_language_that_is_not_set_is_found_for_each_clip():
     prompts = WhisperEars(base)._prompt(first, timestamps=True)
     languages = sorted(base.model.generation_config.lang_to_id.values())
     assert prompts[:, 1].tolist() == [languages[one] for one in first[:, languages].argmax(1)]
+    found = [one.language for one in WhisperEars(base).heard(clips, timestamps=False)]
+    assert [f"<|{name}|>" for name in found if name] == base.tokenizer.convert_ids_to_tokens(prompts[:, 1].tolist())
     german = WhisperEars(base, language="de")._prompt(first, timestamps=True)
     assert set(german[:, 1].tolist()) == {base.tokenizer.convert_tokens_to_ids("<|de|>")}
+
+
+def test_a_transcript_tells_the_language_of_most_of_its_windows():
+    walk, said = Walk(Sound(np.zeros(16_000 * 90, np.float32)), "silences", 10.0), iter(("de", "mr", "de"))
+    while (window := walk.take()) is not None:
+        walk.give(window, Heard((1,), 10, lambda _: "word", next(said, "de")))
+    assert walk.language == "de"
 
 
 def sure_of_silence(base, clip: np.ndarray) -> None:

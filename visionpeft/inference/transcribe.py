@@ -147,13 +147,13 @@ def transcribe(
         DataError: a sound cannot be read.
     """
     found = dict(transcribe_each(sounds, ears, windows, progress=progress))
-    return [found[place] for place in range(len(sounds))]
+    return [found[place].segments for place in range(len(sounds))]
 
 
 def transcribe_each(
     sounds: Sequence[Sounding], ears: Ears, windows: Windows | None = None, *, progress: Progress = SILENT
-) -> Iterator[tuple[int, tuple[Timed, ...]]]:
-    """Yield (place in ``sounds``, segments) as soon as each is heard to its end; else as `transcribe`."""
+) -> Iterator[tuple[int, Walk]]:
+    """Yield (place in ``sounds``, what was heard) as soon as each is heard to its end; else as `transcribe`."""
     windows = windows or Windows()
     way = windows.way(ears)
     waiting = list(range(len(sounds)))[::-1]
@@ -172,7 +172,7 @@ def transcribe_each(
             for place in finished:
                 walk = walks.pop(place)
                 heard += walk.sound.seconds
-                yield place, walk.segments
+                yield place, walk
 
 
 def _step(walks: Sequence[Walk], ears: Ears, most: int, *, timestamps: bool) -> None:
@@ -266,10 +266,10 @@ def run_transcribe(job: Job, *, progress: Progress = SILENT) -> Transcribed:
     recordings = [Recording(file) for file in files]
     begun, found, written = time.monotonic(), dict[int, Transcript](), list[Path]()
     about: dict[str, Any] = {"base": ears.base_id, "adapters": {str(path): weight for path, weight in job.adapters}}
-    for place, segments in transcribe_each(recordings, ears, job.windows, progress=progress):
+    for place, walk in transcribe_each(recordings, ears, job.windows, progress=progress):
         recordings[place].forget()
-        seconds = recordings[place].seconds
-        found[place] = Transcript(str(files[place]), segments, seconds, ears.language, ears.task, about)
+        seconds, language = recordings[place].seconds, ears.language or walk.language
+        found[place] = Transcript(str(files[place]), walk.segments, seconds, language, ears.task, about)
         written += [_write(target, found[place]) for target in targets[place]]
     return Transcribed(
         tuple(found[place] for place in range(len(files))),

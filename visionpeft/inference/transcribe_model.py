@@ -110,7 +110,15 @@ class WhisperEars:
         for place in self._maybe_silent(first):
             if self._likelihood(_one(encoded, place), prompt[place], written[place]) < DOUBTFUL:
                 written[place] = []
-        return [Heard(ids, self._first, self._text) for ids in written]
+        names = self._named(prompt)
+        return [Heard(ids, self._first, self._text, name) for ids, name in zip(written, names, strict=True)]
+
+    def _named(self, prompt: Tensor) -> list[str | None]:
+        """The languages that prompts [N, p] name, as codes."""
+        if not self._base.multilingual:
+            return [self.language] * len(prompt)
+        names = {token: name for name, token in self._languages().items()}
+        return [names[int(token)] for token in prompt[:, 1]]
 
     def _maybe_silent(self, first: Tensor) -> list[int]:
         """Places of clips of which the model, asked for a text's first token [N, words], says that nobody speaks."""

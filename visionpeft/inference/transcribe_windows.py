@@ -11,6 +11,7 @@ word is cut. Two ways of going on:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,11 +99,13 @@ class Heard:
         ids: the tokens that it wrote, timestamps among them, without what they begin and end with.
         first: the token that means "0.00 s"; the next ones are 0.02 s apart.
         text: the text of tokens that are no timestamps.
+        language: Whisper's code of what is spoken; None where that is not known.
     """
 
     ids: Sequence[int]
     first: int
     text: Callable[[Sequence[int]], str]
+    language: str | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,7 @@ class Walk:
         self._next = 0.0
         self._waiting = 0
         self._found: dict[float, tuple[Timed, ...]] = {}
+        self._languages: Counter[str] = Counter()
 
     @property
     def done(self) -> bool:
@@ -197,6 +201,11 @@ class Walk:
     def segments(self) -> tuple[Timed, ...]:
         """What was heard, in order, in seconds from the recording's beginning."""
         return tuple(segment for start in sorted(self._found) for segment in self._found[start])
+
+    @property
+    def language(self) -> str | None:
+        """The language of most windows in which something was said; None where none is known."""
+        return next((name for name, _ in self._languages.most_common(1)), None)
 
     def take(self) -> tuple[float, float] | None:
         """Return the next window (start, end) to hear; None where there is none, or none yet."""
@@ -219,6 +228,8 @@ class Walk:
         """Take what a model wrote of a window."""
         start, end = window
         self._waiting -= 1
+        if heard.ids and heard.language is not None:
+            self._languages[heard.language] += 1
         if self.by == "silences":
             text = heard.text([token for token in heard.ids if token < heard.first]).strip()
             self._found[start] = (Timed(start, end, text),) if text else ()
