@@ -57,8 +57,8 @@ class TrainConfig(BaseModel):
     """On a GPU, record a step whose shapes repeat as a CUDA graph and replay it (auto), or launch every kernel of every
     step from Python (off). The steps are the same."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the model's repeated blocks, which joins small kernels: for steps that are faster by a third a minute is
-    spent first, seconds where it was done before. auto: on a GPU, in runs of 2000 steps or more."""
+    """Compile the model's repeated blocks, which joins small kernels: faster steps after a time of compiling, which is
+    shorter where it was done before. auto: on a GPU, in runs of 2000 steps or more."""
     deterministic: bool = False
     """On a GPU, use only kernels that always give the same bits: repeated and resumed runs are then bit-equal there as
     they are on the CPU, at some cost in speed."""
