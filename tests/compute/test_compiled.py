@@ -112,3 +112,38 @@ def test_equal_blocks_share_and_nothing_remains():
             model.eval()(torch.zeros(2, 3, 32, 32, dtype=BF16))
         assert len(graphs) == 1, "a look aside compiles nothing"
     assert all(block._compiled_call_impl is None for block in model.modules())
+
+
+def form_of(value):
+    """All that a compiled block is special to of what it is given."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), value.dtype, value.requires_grad, value.stride()
+    if isinstance(value, tuple | dict):
+        return tuple(form_of(part) for part in (value.items() if isinstance(value, dict) else value))
+    return value
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_a_unet_is_compiled_once_for_each_kind_and_shape_of_block(name):
+    model, given, _ = served(name)
+    graphs, kinds, blocks = [], set(), blocks_of(model)
+
+    def counting(graph, inputs):
+        del inputs
+        graphs.append(graph)
+        return graph.forward
+
+    def noted(module, args, kwargs):
+        weights = tuple(tuple(parameter.shape) for parameter in module.parameters())
+        kinds.add((type(module).__name__, weights, form_of(args), form_of(kwargs)))
+
+    hooks = [block.register_forward_pre_hook(noted, with_kwargs=True) for block in blocks]
+    model(*given[0], **given[1])
+    for hook in hooks:
+        hook.remove()
+    torch._dynamo.reset()
+    with compiled(blocks):
+        for block in blocks:
+            block.compile(backend=counting, dynamic=False)
+        model(*given[0], **given[1])
+    assert len(graphs) == len(kinds) < len(blocks)

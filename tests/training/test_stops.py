@@ -144,6 +144,8 @@ def test_what_cannot_be_trained_is_refused():
         trainer({"unet": [torch.nn.Parameter(torch.ones(2).half())]})
     with pytest.raises(TrainingError, match=r"unet\.1 does not require gradients"):
         trainer({"unet": [good, torch.nn.Parameter(torch.ones(2), requires_grad=False)]})
+    with pytest.raises(TrainingError, match=r"unet\.0 is text_encoder\.0 too: it can be trained in one place"):
+        trainer({"unet": [good], "text_encoder": [good]})
 
 
 def test_the_log_is_one_json_object_a_line(tmp_path):

@@ -14,7 +14,7 @@ from visionpeft.progress import Progress
 from visionpeft.training.settings import TrainConfig
 
 PAYS = 2000
-"""Steps from which on ``auto`` compiles: a minute that a step of some milliseconds less has to earn."""
+"""Steps from which on ``auto`` compiles: the time that it takes has to be earned by steps of some milliseconds less."""
 
 
 def compiles(config: TrainConfig, device: torch.device, steps: int) -> bool:

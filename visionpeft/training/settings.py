@@ -62,8 +62,8 @@ class TrainConfig(BaseModel):
     """With several processes, let each keep a part of the frozen base (on) or all of it (off); auto: a part where the
     base would fill more than half of a GPU's memory. The steps are the same."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the model's repeated blocks, which joins small kernels: that takes a while at first, seconds where it was
-    done before. auto: on a GPU, in runs of 2000 steps or more."""
+    """Compile the model's repeated blocks, which joins small kernels: faster steps after a time of compiling, which is
+    shorter where it was done before. auto: on a GPU, in runs of 2000 steps or more."""
     vram: str | int | None = None
     """Memory of the GPU that the run may take, as 8GB: the fastest settings that fit are chosen before it begins, and
     it is held to it. ``auto`` is what is free then; where that runs out all the same, the run steps down one setting

@@ -209,11 +209,16 @@ def _checked(trainable: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, nn.Pa
         empty = [name for name, ps in trainable.items() if not ps]
         raise TrainingError(f"nothing to train{' in ' + ', '.join(empty) if empty else ''}: add an adapter first.")
     devices = {p.device for p in named.values()}
+    places = {id(p): name for name, p in named.items()}
     for name, parameter in named.items():
         if parameter.dtype != torch.float32:
             raise TrainingError(f"parameter {name} is {parameter.dtype}: trained weights must be float32.")
         if not parameter.requires_grad:
             raise TrainingError(f"parameter {name} does not require gradients: it cannot be trained.")
+        if places[id(parameter)] != name:
+            raise TrainingError(
+                f"parameter {name} is {places[id(parameter)]} too: it can be trained in one place only."
+            )
     if len(devices) > 1:
         raise TrainingError(f"trained parameters lie on several devices: {', '.join(sorted(map(str, devices)))}.")
     return named
