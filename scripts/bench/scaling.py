@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.cuda import nccl
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -67,7 +68,8 @@ class Measured:
 class RandomLatents:
     """A task whose samples are random latents with one random prompt; the UNet's attention learns."""
 
-    name, metric, unrecordable = "scaling", None, ""
+    name, unrecordable = "scaling", ""
+    metric: str | None = None
 
     def __init__(self, family: str, *, tiny: bool) -> None:
         self._family, self._tiny = family, tiny
@@ -237,8 +239,8 @@ def about() -> list[str]:
     )
     gpus = torch.cuda.device_count()
     where = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else platform.processor() or platform.machine()
-    nccl = ".".join(map(str, torch.cuda.nccl.version())) if gpus else "none (gloo)"
-    told = f"{where}, torch {torch.__version__}, NCCL {nccl}, commit {commit.stdout.strip() or 'unknown'}"
+    library = ".".join(map(str, nccl.version())) if gpus else "none (gloo)"
+    told = f"{where}, torch {torch.__version__}, NCCL {library}, commit {commit.stdout.strip() or 'unknown'}"
     return ["# Several GPUs of one host", "", f"{told}, `python {' '.join(sys.argv)}`.", ""]
 
 

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
-_DISTRIBUTED = str(Path("torch", "distributed"))
+_WAITING = (str(Path("torch", "distributed")), str(Path("visionpeft", "safefile.py")), str(Path("training", "log.py")))
+"""Where a thread waits for what it can do nothing about: other processes, or a disk that takes in what is written."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Sign:
 
     Attributes:
         idle: seconds for which the thread has used no processor time; 0 where that cannot be told.
-        waits: whether it waits for other processes.
+        waits: whether it waits for other processes, or for a disk to take what is written.
         place: "pictures.py:88 in read_picture", the innermost place in this package.
         done: whether it has come to the end.
     """
@@ -49,7 +50,7 @@ class Pulse:
         if used != self._used or self._clock is None:
             self._used, self._since = used, now
         frames = list(_outwards(sys._current_frames().get(self._thread)))  # pyright: ignore[reportPrivateUsage]
-        waits = any(_DISTRIBUTED in frame.f_code.co_filename for frame in frames)
+        waits = any(place in frame.f_code.co_filename for frame in frames for place in _WAITING)
         return Sign(now - self._since, waits, _place(frames), done)
 
 
