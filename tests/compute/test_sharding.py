@@ -214,7 +214,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pictures(folder / "pictures", {"red": 16, "green": 12, "blue": 8})
     for name in ("detr", "deformable_detr", "rt_detr"):
         write_base(folder / name, name)
-    write_scenes(folder / "scenes" / "pictures", 12)
+    write_scenes(folder / "scenes" / "pictures", 24)
     write_whisper(folder / "whisper")
     write_speech(folder / "speech", 32)
     tiny_sdxl().save_pretrained(folder / "sdxl")
