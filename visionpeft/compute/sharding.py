@@ -75,7 +75,7 @@ class Sharding:
         self._orders: list[_Order] = []
         self._alone = False
         # words go by the main memory's own way: a process that waits for one waits for no device
-        self._line = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        self._line: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE)
         self._word = torch.zeros((), dtype=torch.long)
 
     def shard(self, model: nn.Module, dtype: torch.dtype | None = None, fill: Fill | None = None) -> Shared:
