@@ -133,6 +133,9 @@ def test_of_a_unet_the_ends_stay_and_the_line_counts():
     assert (found.layers, found.weights, found.before) == (count, weights, 2 * weights)
     assert found.line("nf4").startswith(f"{count} layers of the base are kept in nf4 (convolutions in int8): ")
     assert {type(m.code) for m in unet.modules() if isinstance(m, CodedConv2d)} == {Int8}
+    assert len({m.table.data_ptr() for m in unet.modules() if isinstance(m, CodedLinear)}) == 1
+    stored = {id(tensor): tensor.nbytes for m in unet.modules() if isinstance(m, Coded) for tensor in m.stored()}
+    assert found.after == sum(stored.values())
     assert {type(m.code) for m in unet.modules() if isinstance(m, CodedLinear)} == {Nf4}
     assert sum(isinstance(module, Coded) for module in unet.modules()) == count
     assert unet.dtype == torch.float32
