@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from tests.tiny import tiny_sd1, tiny_sdxl, tiny_vit
@@ -250,6 +251,23 @@ def test_a_module_in_two_places_stays_one():
     assert quantize([model], "int8", CPU, None).layers == 1
     assert model[0] is model[2]
     assert isinstance(model[0], CodedLinear)
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_shapes_alone_tell_the_bytes(name: str):
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(256, 256), nn.Conv2d(32, 64, 3)).requires_grad_(False)
+
+    real = quantize([model()], name, CPU, torch.bfloat16)
+    with torch.device("meta"):
+        empty = model()
+    assert quantize([empty], name, torch.device("meta"), torch.bfloat16) == real
+    with FakeTensorMode():
+        fake = model()
+        assert quantize([fake], name, CPU, torch.bfloat16) == real
+        x = torch.randn(3, 256, requires_grad=True)
+        fake[0](x).sum().backward()
+        assert x.grad is not None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
