@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from tests.tiny import tiny_sd1, tiny_sdxl, tiny_vit
@@ -133,6 +134,9 @@ def test_of_a_unet_the_ends_stay_and_the_line_counts():
     assert (found.layers, found.weights, found.before) == (count, weights, 2 * weights)
     assert found.line("nf4").startswith(f"{count} layers of the base are kept in nf4 (convolutions in int8): ")
     assert {type(m.code) for m in unet.modules() if isinstance(m, CodedConv2d)} == {Int8}
+    assert len({m.table.data_ptr() for m in unet.modules() if isinstance(m, CodedLinear)}) == 1
+    stored = {id(tensor): tensor.nbytes for m in unet.modules() if isinstance(m, Coded) for tensor in m.stored()}
+    assert found.after == sum(stored.values())
     assert {type(m.code) for m in unet.modules() if isinstance(m, CodedLinear)} == {Nf4}
     assert sum(isinstance(module, Coded) for module in unet.modules()) == count
     assert unet.dtype == torch.float32
@@ -247,6 +251,23 @@ def test_a_module_in_two_places_stays_one():
     assert quantize([model], "int8", CPU, None).layers == 1
     assert model[0] is model[2]
     assert isinstance(model[0], CodedLinear)
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_shapes_alone_tell_the_bytes(name: str):
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(256, 256), nn.Conv2d(32, 64, 3)).requires_grad_(False)
+
+    real = quantize([model()], name, CPU, torch.bfloat16)
+    with torch.device("meta"):
+        empty = model()
+    assert quantize([empty], name, torch.device("meta"), torch.bfloat16) == real
+    with FakeTensorMode():
+        fake = model()
+        assert quantize([fake], name, CPU, torch.bfloat16) == real
+        x = torch.randn(3, 256, requires_grad=True)
+        fake[0](x).sum().backward()
+        assert x.grad is not None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

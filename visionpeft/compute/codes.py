@@ -6,7 +6,6 @@ control flow and never waits for the device.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Protocol
 
 import torch
@@ -24,9 +23,11 @@ class Code(Protocol):
 
     Attributes:
         bits: of a weight, what its scales take included.
+        constants: names of what is kept and is the same for all layers on a device.
     """
 
     bits: float
+    constants: tuple[str, ...]
 
     def encode(self, rows: Tensor) -> dict[str, Tensor]:
         """Return what is kept: "codes", integers, and whatever else by name."""
@@ -41,6 +42,7 @@ class Int8:
     """``W ≈ s ∘ Q`` with ``sᵢ = max|Wᵢ| / 127`` for each row i, and Q rounded to integers."""
 
     bits = 8.0
+    constants: tuple[str, ...] = ()
 
     def encode(self, rows: Tensor) -> dict[str, Tensor]:
         """Return codes [out, columns] int8 and scale [out, 1] float32."""
@@ -57,6 +59,7 @@ class Fp8:
     """``W ≈ s ∘ Q`` with ``sᵢ = max|Wᵢ| / 448`` for each row i, and Q in e4m3 (arXiv:2209.05433)."""
 
     bits = 8.0
+    constants: tuple[str, ...] = ()
 
     def encode(self, rows: Tensor) -> dict[str, Tensor]:
         """Return codes [out, columns], e4m3's bits as uint8, and scale [out, 1] float32."""
@@ -85,12 +88,13 @@ class Nf4:
     """
 
     bits = 4 + 8 / BLOCK + 32 / (BLOCK * _BLOCKS)
+    constants: tuple[str, ...] = ("table",)
 
     def encode(self, rows: Tensor) -> dict[str, Tensor]:
         """Return codes [n / 2] uint8, the first of two in the upper half, blocks [·, 256] int8, scale [·, 1], mean [1].
 
-        Scale and mean are float32, and so is the table of what two codes mean, which all layers on a device share. n,
-        the number of weights, must be a multiple of 64.
+        Scale and mean are float32, and so is the table of what two codes mean. n, the number of weights, must be a
+        multiple of 64.
         """
         parts = rows.reshape(-1, BLOCK)
         most = parts.abs().amax(1)
@@ -117,7 +121,6 @@ class Nf4:
         return torch.addcmul(mean, blocks, scale).view(-1, 1)[:count]
 
 
-@cache
 def pair_table(device: torch.device) -> Tensor:
     """Return the two values that a byte of NF4's codes means, [256, 2] float32."""
     values = torch.tensor(NF4, device=device)

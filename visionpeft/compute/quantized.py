@@ -191,7 +191,7 @@ _OF_CONVOLUTIONS = (
 _CODED: dict[type[nn.Module], Any] = {nn.Linear: CodedLinear, nn.Conv1d: CodedConv1d, nn.Conv2d: CodedConv2d}
 
 
-def coded(layer: nn.Module, name: str, device: torch.device | None = None) -> Coded:
+def coded(layer: nn.Module, name: str, device: torch.device | None = None) -> CodedProduct:
     """Return a linear layer or convolution in the code of this name, on a device, or where the layer is."""
     own = name if isinstance(layer, nn.Linear) else OF_CONVOLUTIONS.get(name, name)
     return _CODED[type(layer)](layer, CODES[own], device)
@@ -237,7 +237,7 @@ def quantize(models: Sequence[nn.Module], name: str, device: torch.device, dtype
     Raises:
         ConfigError: full tuning would change the weights, or no layer is large enough.
     """
-    found, counted = Quantized(0, 0, 0, 0), set[int]()
+    found, constants = Quantized(0, 0, 0, 0), dict[str, Tensor]()
     for model in models:
         _refuse_shifts(model, name)
         table: dict[nn.Module, Coded] = {}
@@ -245,8 +245,10 @@ def quantize(models: Sequence[nn.Module], name: str, device: torch.device, dtype
             weight = layer.get_parameter("weight")
             size = weight.numel() * (dtype or weight.dtype).itemsize
             table[layer] = new = coded(layer, name, device)
-            kept = sum(tensor.nbytes for tensor in new.stored() if tensor.data_ptr() not in counted)
-            counted.update(tensor.data_ptr() for tensor in new.stored())
+            kept = sum(tensor.nbytes for tensor in new.stored())
+            for key in new.code.constants:
+                kept -= getattr(new, key).nbytes if key in constants else 0
+                setattr(new, key, constants.setdefault(key, getattr(new, key)))
             layers, weights = found.layers + 1, found.weights + weight.numel()
             found = Quantized(layers, weights, found.before + size, found.after + kept)
             _free(layer)
