@@ -199,12 +199,13 @@ def _transcribe(config: TranscribeRun, folder: Path) -> Shapes:
         quantize_linear(base.model)
     path = folder / "1.wav"
     with wave.open(str(path), "wb") as file:
-        file.setnchannels(1), file.setsampwidth(2), file.setframerate(16_000)
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
         file.writeframes(bytes(32_000))
     item = Utterance("1.wav", path, 0.0, 1.0, text, seconds=1.0)
     told = SpeechAbout(
         language=config.language, task="translate" if config.translate else "transcribe",
-        timestamps=config.timestamps and False,
     )  # fmt: skip
     utterances = Utterances((item,))
     splits = SpeechSplits(utterances, utterances.subset([]), utterances.subset([]))
