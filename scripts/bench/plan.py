@@ -191,7 +191,7 @@ def made_up_data(work: Path) -> None:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(16_000)
-            file.writeframes((6000 * np.sin(np.arange(16_000) * 0.03)).astype(np.int16).tobytes())
+            file.writeframes((6000 * np.sin(np.arange(16_000) * (0.03 + 0.01 * number))).astype(np.int16).tobytes())
     rows = [f"{n}.png,{'ab'[n % 2]},{('train', 'validation', 'test')[n // 6 if n < 10 else 2]}" for n in range(12)]
     (work / "table.csv").write_text("path,label,split\n" + "\n".join(rows) + "\n")
     spoken = [f"{n}.wav,{' '.join(['low'] * 20)},s{n}" for n in range(12)]

@@ -67,7 +67,6 @@ class Pretend(TorchFunctionMode):
             kind.device.__get__: lambda: self.device,
             kind.is_cuda.__get__: lambda: self.device.type == "cuda",
             kind.is_cpu.__get__: lambda: self.device.type == "cpu",
-            kind.is_meta.__get__: lambda: False,
         }
 
     def __torch_function__(
@@ -82,6 +81,8 @@ class Pretend(TorchFunctionMode):
     def _done(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in (torch.device, Tensor.new_tensor):  # the latter has values, which are looked at
             return func(*args, **kwargs)
+        if func is Tensor.__bool__ and args[0].is_meta:
+            return True  # whether all are finite, or all of a picture is there: yes
         if func is Tensor.backward:
             return self._backward(args[0])
         if func in _MOVES or func is Tensor.to:
