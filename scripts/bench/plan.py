@@ -18,10 +18,12 @@ import statistics
 import time
 import wave
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -79,11 +81,10 @@ def cases() -> Iterator[Case]:
 
 def diffusion_folder(folder: Path, *, xl: bool, tiny: bool) -> Path:
     """Write the settings of an SD1.5 or SDXL pipeline, and no weights."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTokenizer
-
+    diffusers: Any = import_module("diffusers")
+    transformers: Any = import_module("transformers")
     source = ROOT / "visionpeft" / "assets" / "emoji-sd" / "tokenizer"
-    tokenizer: Any = CLIPTokenizer.from_pretrained(str(source))
+    tokenizer: Any = transformers.CLIPTokenizer.from_pretrained(str(source))
     wide = 32 if tiny else 768
     small: dict[str, Any] = {"block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8}
     sd15 = {"sample_size": 64, "cross_attention_dim": wide, "attention_head_dim": 8}
@@ -104,20 +105,20 @@ def diffusion_folder(folder: Path, *, xl: bool, tiny: bool) -> Path:
                  "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}  # fmt: skip
     blocks = 2 if tiny else 4
     with torch.device("meta"):
-        UNet2DConditionModel(**(sdxl if xl else sd15)).save_config(folder / "unet")
-        AutoencoderKL(
+        diffusers.UNet2DConditionModel(**(sdxl if xl else sd15)).save_config(folder / "unet")
+        diffusers.AutoencoderKL(
             block_out_channels=(16, 32) if tiny else (128, 256, 512, 512), layers_per_block=1 if tiny else 2,
             latent_channels=4, norm_num_groups=8 if tiny else 32, sample_size=512,
             down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
         ).save_config(folder / "vae")  # fmt: skip
-    DDIMScheduler(clip_sample=False, steps_offset=1).save_pretrained(folder / "scheduler")
+    diffusers.DDIMScheduler(clip_sample=False, steps_offset=1).save_pretrained(folder / "scheduler")
     index: dict[str, Any] = {"_class_name": "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline"}
     index |= {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
               "scheduler": ["diffusers", "DDIMScheduler"]}  # fmt: skip
     encoders = [(768, 12, "CLIPTextModel"), (1280, 32, "CLIPTextModelWithProjection")][: 2 if xl else 1]
     for number, (width, layers, kind) in enumerate(encoders):
         end = "_2" if number else ""
-        CLIPTextConfig(
+        transformers.CLIPTextConfig(
             vocab_size=max(len(tokenizer), 0 if tiny else 49408), hidden_size=32 if tiny else width,
             intermediate_size=64 if tiny else 4 * width, num_hidden_layers=2 if tiny else layers,
             num_attention_heads=2 if tiny else width // 64, projection_dim=32 if tiny else width,
@@ -131,26 +132,30 @@ def diffusion_folder(folder: Path, *, xl: bool, tiny: bool) -> Path:
 def transformers_folder(folder: Path, name: str, *, tiny: bool) -> Path:
     """Write the settings of a ViT, a DETR or a Whisper, and a file of weights with nothing in it."""
     from safetensors.torch import save_file
-    from transformers import DetrConfig, ResNetConfig, ViTConfig, WhisperConfig
 
+    transformers: Any = import_module("transformers")
     folder.mkdir(parents=True)
     save_file({"nothing": torch.zeros(1)}, folder / "model.safetensors")
     if name == "vit":
         small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-        ViTConfig(image_size=64 if tiny else 224, patch_size=16, **(small if tiny else {})).save_pretrained(folder)
+        transformers.ViTConfig(
+            image_size=64 if tiny else 224, patch_size=16, **(small if tiny else {})
+        ).save_pretrained(folder)
     elif name == "detr":
         sizes: dict[str, Any] = (
             {"hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4, "embedding_size": 8} if tiny else {}
         )
         small = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
                  "encoder_attention_heads": 2, "decoder_attention_heads": 2}  # fmt: skip
-        DetrConfig(
+        transformers.DetrConfig(
             use_timm_backbone=False, use_pretrained_backbone=False, backbone=None,
-            backbone_config=ResNetConfig(out_features=["stage4"], **sizes), **(small if tiny else {}),
+            backbone_config=transformers.ResNetConfig(out_features=["stage4"], **sizes), **(small if tiny else {}),
         ).save_pretrained(folder)  # fmt: skip
     else:
         width, layers, heads, bins = {"whisper-small": (768, 12, 12, 80), "whisper-large": (1280, 32, 20, 128)}[name]
-        whisper_folder(folder, WhisperConfig, (32, 2, 2, 80) if tiny else (width, layers, heads, bins), tiny=tiny)
+        whisper_folder(
+            folder, transformers.WhisperConfig, (32, 2, 2, 80) if tiny else (width, layers, heads, bins), tiny=tiny
+        )
     return folder
 
 
@@ -186,7 +191,7 @@ def made_up_data(work: Path) -> None:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(16_000)
-            file.writeframes(bytes(32_000))
+            file.writeframes((6000 * np.sin(np.arange(16_000) * (0.03 + 0.01 * number))).astype(np.int16).tobytes())
     rows = [f"{n}.png,{'ab'[n % 2]},{('train', 'validation', 'test')[n // 6 if n < 10 else 2]}" for n in range(12)]
     (work / "table.csv").write_text("path,label,split\n" + "\n".join(rows) + "\n")
     spoken = [f"{n}.wav,{' '.join(['low'] * 20)},s{n}" for n in range(12)]
@@ -266,8 +271,9 @@ def measured(config: RunConfig) -> tuple[int, int, float]:
     micro = config.train.gradient_accumulation
     marks = times[WARM * micro :: micro]
     step = statistics.median(b - a for a, b in pairwise(marks))
-    peak = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()) if cuda else (0, 0)
-    return (*peak, step)
+    if not cuda:
+        return 0, 0, step
+    return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved(), step
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -42,12 +42,14 @@ def shapes_of_pipeline(name: str, folder: Path) -> Any:
     import transformers
 
     index = _index(folder)
+    libraries: dict[str, Any] = {"diffusers": diffusers, "transformers": transformers}
     parts: dict[str, Any] = {}
     for part in _PARTS:
-        library, kind = index.get(part) or (None, None)
-        if kind is None:
+        named = index.get(part)
+        if not named or named[1] is None:
             continue
-        made = getattr({"diffusers": diffusers, "transformers": transformers}[library], kind)
+        library, kind = map(str, named)
+        made = getattr(libraries[library], kind)
         parts[part] = _reading(name, folder / part, made)
     pipeline: Any = getattr(diffusers, str(index["_class_name"]))
     if index["_class_name"] == "StableDiffusionXLPipeline":
@@ -70,7 +72,7 @@ def _index(folder: Path) -> dict[str, Any]:
 def _reading(name: str, place: Path, kind: Any) -> Any:
     """One part of a pipeline: a model without values, or a tokenizer or scheduler as it is."""
     try:
-        if not issubclass(kind, torch.nn.Module):
+        if not _is_model(kind):
             return kind.from_pretrained(str(place))
         with torch.device("meta"), without_loading_bars():
             if hasattr(kind, "load_config"):  # diffusers
@@ -79,3 +81,7 @@ def _reading(name: str, place: Path, kind: Any) -> Any:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0][:160]
         raise BaseModelError(f"'{name}': the shapes of {place.name} cannot be read ({reason}).") from error
+
+
+def _is_model(kind: Any) -> bool:
+    return issubclass(kind, torch.nn.Module)

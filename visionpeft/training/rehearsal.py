@@ -15,6 +15,7 @@ from visionpeft.compute.planning.pretend import Pretend, as_on
 from visionpeft.compute.precision import Precision
 from visionpeft.compute.tensors import tensors_in
 from visionpeft.compute.thrift import BaseWeights, MemoryConfig, Thrift
+from visionpeft.errors import ConfigError
 from visionpeft.progress import SILENT
 from visionpeft.training.batches import BatchPlan
 from visionpeft.training.optim import OptimizerConfig
@@ -71,6 +72,9 @@ def rehearse(
 ) -> Rehearsal:  # fmt: skip
     """Prepare a task whose models have no values, make a step of it, and what is done aside.
 
+    Raises:
+        ConfigError: the model's way depends on values, which are not there.
+
     Args:
         task: whose models are on the meta device.
         models: all of its base, by name.
@@ -83,9 +87,14 @@ def rehearse(
     thrift = Thrift(config.thrift.recompute, MemoryConfig(), config.attention)
     context = Context(cast(Any, None), pretend.device, precision.dtype, 0, 1, config.seed, output, SILENT, thrift)
     with Ledger(here=pretend.here) as ledger, as_on(pretend.device):
-        ledger.stage = "preparing"
-        task.prepare(context)
-        return _Rehearsing(task, models, config, precision, pretend, ledger).steps(asides or {})
+        try:
+            ledger.stage = "preparing"
+            task.prepare(context)
+            return _Rehearsing(task, models, config, precision, pretend, ledger).steps(asides or {})
+        except (RuntimeError, NotImplementedError) as error:
+            if "meta" not in str(error):
+                raise
+            raise ConfigError(f"{task.name}: this base cannot be planned, for its model looks at values.") from error
 
 
 class _Rehearsing:

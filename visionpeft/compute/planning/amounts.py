@@ -6,8 +6,8 @@ import re
 
 from visionpeft.errors import ConfigError
 
-_UNITS = {"": 1, "B": 1}
-_UNITS |= {f"{letter}{end}": 1024 ** (power + 1) for power, letter in enumerate("KMGT") for end in ("B", "IB", "")}
+_POWERS = {f"{letter}{end}": power + 1 for power, letter in enumerate("KMGT") for end in ("B", "IB", "")}
+_UNITS = {"": 1, "B": 1, **{name: 1024**power for name, power in _POWERS.items()}}
 _WRITTEN = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*)\s*")
 _LEAST = 64 * 1024**2
 """Less than this is no GPU's memory: a unit was forgotten."""

@@ -124,7 +124,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Iterator[_Case]:
     def back() -> Any:
         return torch.autograd.grad(out, inputs, ones, retain_graph=True)
 
-    out = F.scaled_dot_product_attention(*inputs)
+    out = F.scaled_dot_product_attention(inputs[0], inputs[1], inputs[2])
     ones = torch.ones_like(out)
     yield _Case("attention back", back)
 
@@ -173,7 +173,9 @@ def _on_gpu(work: Callable[[], Any]) -> float:
     times: list[float] = []
     for _ in range(5):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record(), graph.replay(), end.record()
+        begin.record()
+        graph.replay()
+        end.record()
         torch.cuda.synchronize()
         times.append(begin.elapsed_time(end) / 1000 / _REPEATS)
     return median(times)

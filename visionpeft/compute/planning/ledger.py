@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import DisableTorchFunction
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -59,6 +60,11 @@ _ATTENTION = (4, 10)
 """Operations of attention for each number of the queries and each key, forward and backward: two products, and five."""
 
 
+def key_of(storage: torch.UntypedStorage) -> int:
+    """What tells a storage from others while it lives."""
+    return storage._cdata  # pyright: ignore[reportPrivateUsage]
+
+
 class Ledger(TorchDispatchMode):
     """Writes down what is computed within it.
 
@@ -86,18 +92,18 @@ class Ledger(TorchDispatchMode):
     def enter(self, tensor: Tensor) -> int:
         """Take a tensor's storage into account, where it is not yet; return its number."""
         self._enter(tensor)
-        return self._known[tensor.untyped_storage()._cdata]
+        return self._known[key_of(tensor.untyped_storage())]
 
     def number(self, tensor: Tensor) -> int | None:
         """The number of the entry that a tensor lies in, where there is one."""
-        return self._known.get(tensor.untyped_storage()._cdata)
+        return self._known.get(key_of(tensor.untyped_storage()))
 
     def __torch_dispatch__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Do one operation and write it down."""
         del types
-        with torch._C.DisableTorchFunction():  # tensors are to say where they are, whatever is pretended
+        with DisableTorchFunction():  # tensors are to say where they are, whatever is pretended
             return self._done(func, args, kwargs or {})
 
     def _done(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -127,7 +133,7 @@ class Ledger(TorchDispatchMode):
         """Make what is kept in fewer bits whole for a kernel; return the numbers of these entries."""
         made: list[int] = []
         for tensor in taken:
-            if self.packed and self._known[tensor.untyped_storage()._cdata] in self.packed and tensor.ndim > 1:
+            if self.packed and self._known[key_of(tensor.untyped_storage())] in self.packed and tensor.ndim > 1:
                 size = _size(tensor)
                 self._next += 1
                 made.append(self._next)
@@ -138,7 +144,7 @@ class Ledger(TorchDispatchMode):
     def _enter(self, tensor: Tensor) -> bool:
         """Make an entry for a tensor's storage where there is none; whether there was none."""
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = key_of(storage)
         if key in self._known:
             return False
         size = storage.nbytes()

@@ -22,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 from torch.utils._pytree import tree_map
 
+from visionpeft.compute.planning.ledger import key_of
+
 META = torch.device("meta")
 
 _LOW: tuple[Callable[..., Any], ...] = (
@@ -36,7 +38,7 @@ _HIGH: tuple[Callable[..., Any], ...] = (
     F.layer_norm, F.group_norm, torch.layer_norm, torch.group_norm, F.softmax, torch.softmax, Tensor.softmax,
     F.log_softmax, torch.log_softmax, Tensor.log_softmax, F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss,
     F.smooth_l1_loss, F.huber_loss, F.kl_div, F.cosine_similarity, torch.cosine_similarity, torch.cdist,
-    F.binary_cross_entropy_with_logits, F.softplus, F.gelu_ if hasattr(F, "gelu_") else F.softplus,
+    F.binary_cross_entropy_with_logits, F.softplus,
     torch.norm, Tensor.norm, torch.exp, Tensor.exp, torch.log, Tensor.log, torch.log1p, Tensor.log1p, torch.expm1,
     torch.pow, Tensor.pow, Tensor.__pow__, torch.reciprocal, Tensor.reciprocal, torch.rsqrt, Tensor.rsqrt,
     torch.sum, Tensor.sum, torch.prod, Tensor.prod, torch.cumsum, Tensor.cumsum, torch.cumprod, Tensor.cumprod,
@@ -60,11 +62,11 @@ class Pretend(TorchFunctionMode):
         self.device = device
         self._cast: dict[int, tuple[Tensor, Tensor]] = {}
         self._places: dict[int, str] = {}
+        kind: Any = Tensor
         self._answers: dict[Any, Callable[[], Any]] = {
-            Tensor.device.__get__: lambda: self.device,  # pyright: ignore[reportFunctionMemberAccess]
-            Tensor.is_cuda.__get__: lambda: self.device.type == "cuda",  # pyright: ignore[reportFunctionMemberAccess]
-            Tensor.is_cpu.__get__: lambda: self.device.type == "cpu",  # pyright: ignore[reportFunctionMemberAccess]
-            Tensor.is_meta.__get__: lambda: False,  # pyright: ignore[reportFunctionMemberAccess]
+            kind.device.__get__: lambda: self.device,
+            kind.is_cuda.__get__: lambda: self.device.type == "cuda",
+            kind.is_cpu.__get__: lambda: self.device.type == "cpu",
         }
 
     def __torch_function__(
@@ -74,9 +76,13 @@ class Pretend(TorchFunctionMode):
         del types
         if func in self._answers:
             return self._answers[func]() if args[0].is_meta else func(*args)
-        kwargs = kwargs or {}
+        return self._done(func, args, kwargs or {})
+
+    def _done(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in (torch.device, Tensor.new_tensor):  # the latter has values, which are looked at
             return func(*args, **kwargs)
+        if func is Tensor.__bool__ and args[0].is_meta:
+            return True  # whether all are finite, or all of a picture is there: yes
         if func is Tensor.backward:
             return self._backward(args[0])
         if func in _MOVES or func is Tensor.to:
@@ -93,11 +99,11 @@ class Pretend(TorchFunctionMode):
 
     def here(self, tensor: Tensor) -> bool:
         """Whether a tensor is on the device: it was made there, or moved there last."""
-        return self._places.get(tensor.untyped_storage()._cdata, self.device.type) == self.device.type
+        return self._places.get(key_of(tensor.untyped_storage()), self.device.type) == self.device.type
 
     def _backward(self, loss: Tensor) -> None:
         """The backward pass; what runs within it is pretended too, which torch's own entry would not let be."""
-        engine: Any = torch.autograd.Variable._execution_engine  # pyright: ignore[reportAttributeAccessIssue]
+        engine: Any = torch.autograd.Variable._execution_engine  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
         with self:
             gradient = torch.ones_like(loss)
             engine.run_backward((loss,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True)
@@ -114,7 +120,7 @@ class Pretend(TorchFunctionMode):
 
     def _placed(self, tensor: Tensor, place: str, dtype: torch.dtype) -> Tensor:
         place = self.device.type if place == "meta" else place
-        before = self._places.get(tensor.untyped_storage()._cdata, "meta")
+        before = self._places.get(key_of(tensor.untyped_storage()), "meta")
         if place == before or (tensor.requires_grad and not tensor.is_leaf):
             return tensor.to(META, dtype=dtype)
         if place == self.device.type:
@@ -126,8 +132,8 @@ class Pretend(TorchFunctionMode):
         return moved
 
     def _note_place(self, storage: torch.UntypedStorage, place: str) -> None:
-        self._places[storage._cdata] = place
-        weakref.finalize(storage, self._places.pop, storage._cdata, None)
+        self._places[key_of(storage)] = place
+        weakref.finalize(storage, self._places.pop, key_of(storage), None)
 
     def _without_values(self, values: Any) -> Any:
         """The same with devices named meta, and with tensors that have values turned to some without."""
@@ -143,7 +149,7 @@ class Pretend(TorchFunctionMode):
         values = tree_map(look, values)
         if not mixed:
             return values
-        return tree_map(lambda v: v.to(META) if isinstance(v, Tensor) and not v.is_meta else v, values)
+        return tree_map(_emptied, values)
 
     def _as_autocast(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in _LOW:
@@ -157,7 +163,11 @@ class Pretend(TorchFunctionMode):
         if not torch.is_autocast_enabled(kind):
             return values
         dtype = torch.get_autocast_dtype(kind)
-        return tree_map(lambda value: self._low(value, dtype), values)
+
+        def low(value: Any) -> Any:
+            return self._low(value, dtype)
+
+        return tree_map(low, values)
 
     def _low(self, value: Any, dtype: torch.dtype) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype in (dtype, torch.float64):
@@ -180,10 +190,10 @@ def as_on(device: torch.device) -> Generator[None]:
     common: Any = torch.cuda.amp.common
     checks: Any = torch.utils.checkpoint._allowed_determinism_checks_to_fns  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
     lacking = device.type == "cuda" and not torch.cuda.is_available()
-    places: list[tuple[Any, str, Any]] = [(checks, "default", lambda t: {"shape": t.shape, "dtype": t.dtype})]
+    places: list[tuple[Any, str, Any]] = [(checks, "default", _shape_and_type)]
     if lacking:
         places += [(common, "amp_definitely_not_available", lambda: False),
-                   (torch.cuda, "is_bf16_supported", lambda *_: True)]  # fmt: skip
+                   (torch.cuda, "is_bf16_supported", _yes)]  # fmt: skip
     before = [_put(*place) for place in places]
     try:
         yield
@@ -209,6 +219,19 @@ def _put(holder: Any, name: str, value: Any) -> Any:
     before = getattr(holder, name)
     setattr(holder, name, value)
     return before
+
+
+def _shape_and_type(tensor: Tensor) -> dict[str, Any]:
+    return {"shape": tensor.shape, "dtype": tensor.dtype}
+
+
+def _yes(*about: Any) -> bool:
+    del about
+    return True
+
+
+def _emptied(value: Any) -> Any:
+    return value.to(META) if isinstance(value, Tensor) and not value.is_meta else value
 
 
 def _raised(value: Any) -> Any:
