@@ -96,19 +96,21 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="few cases and small models")
     given = parser.parse_args()
     few, kept = given.short, given.parts
-    parts = [
-        alone(kept, blends, 4 if few else 200),
-        alone(kept, sdxl_blend, 1 if few else 6),
-        alone(kept, round_trips, 40 if few else 1000),
-        alone(kept, real_files, given.real),
-        alone(kept, fuzz, 400 if few else 100_000),
-        alone(kept, sdxl_files, given.work, few),
-    ]
     command = f"python -m scripts.bench.lora_files{' --short' if few else ''}"
-    text = page("LoRA files and blends, measured", command, parts, PACKAGES)
+    parts: list[Part] = []
+    for work, values in (
+        (blends, (4 if few else 200,)),
+        (sdxl_blend, (1 if few else 6,)),
+        (round_trips, (40 if few else 1000,)),
+        (real_files, (given.real,)),
+        (fuzz, (400 if few else 100_000,)),
+        (sdxl_files, (given.work, few)),
+    ):
+        parts.append(alone(kept, work, *values))
+        text = page("LoRA files and blends, measured", command, parts, PACKAGES)
+        if given.output:  # after each part: all of them take half an hour, on a quiet machine
+            given.output.write_text(text, encoding="utf-8")
     print(text)
-    if given.output:
-        given.output.write_text(text, encoding="utf-8")
     return int(not all(bar.met for part in parts for bar in part.bars))
 
 

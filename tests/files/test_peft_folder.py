@@ -36,6 +36,7 @@ from visionpeft.files.folders import TENSORS
 from visionpeft.files.peft_config import CONFIG
 from visionpeft.files.peft_folder import PREFIX, read_peft, write_peft
 from visionpeft.files.vllm import vllm_refusals
+from visionpeft.inference.take_away import export_peft
 from visionpeft.models.manage import manage
 
 SPECS = {
@@ -190,6 +191,16 @@ def test_what_peft_saves_is_read(tmp_path):
     manager.activate("a")
     with torch.no_grad():
         assert torch.allclose(ours.eval()(pixels("vit")).logits, made.eval()(pixels("vit")).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["oft", "ia3", "dora"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_proof_of_a_folder_needs_no_base(tmp_path, kind, dtype):
+    file = trained(tiny_vit(), SPECS[kind]).save(tmp_path / "a.safetensors")
+    proof = export_peft(file, tmp_path / "peft", dtype=dtype)
+    assert (proof.ok, proof.applied) == (True, proof.expected)
+    assert proof.expected > 0
+    assert proof.max_abs_error < (1e-6 if dtype == "float32" else 1e-3)
 
 
 @pytest.mark.parametrize("spec", [FullSpec(targets="*.q_proj"), VptSpec(tokens=2)])

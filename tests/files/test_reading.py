@@ -144,6 +144,37 @@ def test_inspection_names_what_is_unusual(tmp_path):
         assert part in text, part
 
 
+FACTORS = {
+    "lora": ("lora_down.weight", "lora_up.weight"),
+    "mid": ("lora_down.weight", "lora_mid.weight", "lora_up.weight"),
+    "dora": ("lora_down.weight", "lora_up.weight", "dora_scale"),
+    "loha": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    "cores": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
+    "lokr": ("lokr_w1", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+    "oft": ("oft_blocks", "rescale", "alpha"),
+    "full": ("diff", "diff_b"),
+    "ia3": ("weight", "on_input"),
+}
+
+
+@pytest.mark.parametrize("kind", FACTORS)
+def test_factors_of_strange_shapes_are_no_crash(tmp_path, kind):
+    """Every factor in turn has every strange shape: the answer is an adapter or one clear error."""
+    refused: list[str] = []
+    for strange in FACTORS[kind]:
+        for shape in ((), (0,), (4,), (0, 4), (4, 0), (4, 4, 3), (2, 2, 2, 2, 2)):
+            tensors = {f"{QUERY}.{name}": torch.ones(4, 4) for name in FACTORS[kind]}
+            path = written(tmp_path, tensors | {f"{QUERY}.{strange}": torch.ones(shape)}, {"ss_v2": "False"})
+            files.inspect(path)
+            for base in (None, {PLACE: torch.ones(4, 4)}):
+                try:
+                    files.read(path, base)
+                except FileFormatError as error:
+                    refused.append(str(error))
+    assert all(str(tmp_path) in said for said in refused)
+    assert refused or kind == "full"
+
+
 def test_long_numbers_in_names_are_no_crash(tmp_path):
     name = f"lora_unet_input_blocks_{'9' * 5000}_0_x"
     path = written(tmp_path, {f"{name}.lora_down.weight": rand(1, 2), f"{name}.lora_up.weight": rand(2, 1)})

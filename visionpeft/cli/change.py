@@ -136,10 +136,11 @@ def split(
     from visionpeft.files.change import write
 
     chosen, model = format or _own_format(file), base_model(base)
-    adapter = read(file, weights_and_biases(model))
+    adapter, folder = read(file, weights_and_biases(model)), output or file.parent
+    folder.mkdir(exist_ok=True)
     family = adapter.metadata.model_copy(update={"family": _family(adapter)})
     made = [
-        write(_with(part, family), (output or file.parent) / beside(file, name).name, chosen, base=model, dtype=dtype,
+        write(_with(part, family), folder / beside(file, name).name, chosen, base=model, dtype=dtype,
               overwrite=overwrite)
         for name, part in parted(adapter, by).items()
     ]  # fmt: skip

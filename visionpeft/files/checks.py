@@ -22,6 +22,8 @@ def flat_shape(parts: Parts) -> tuple[int, int]:
     Raises:
         AdapterError: the factors do not fit each other, or the method is not low-rank.
     """
+    if thin := [name for name, part in parts.items() if part.ndim < 2 and name != "lora_magnitude_vector"]:
+        raise AdapterError(f"{thin[0]} has {parts[thin[0]].ndim} dimensions, not two or more")
     if "lora_A.weight" in parts:
         return _product_shape(parts["lora_B.weight"].flatten(1), parts["lora_A.weight"].flatten(1))
     if "hada_w1_a" in parts:
@@ -64,6 +66,9 @@ def check_fits(place: str, parts: Parts, weights: Mapping[str, Tensor] | None) -
         shape = flat_shape(parts)
     except AdapterError as error:
         raise AdapterError(f"{place}: {error}") from error
+    except (IndexError, RuntimeError, KeyError) as error:  # of a hostile file: too few dimensions, a missing half
+        told = ", ".join(f"{name} {list(part.shape)}" for name, part in sorted(parts.items()))
+        raise AdapterError(f"{place}: {told} make no module") from error
     if weights is None:
         return
     if place not in weights:

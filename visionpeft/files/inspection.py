@@ -334,7 +334,7 @@ def _weight(found: Found, tensors: Mapping[str, Tensor], family: str) -> Tensor 
     named = {suffix: tensors[key] for suffix, key in found.keys.items()}
     try:
         shape = _shape(named, found.places[0].partition(".")[2], family)
-    except (AdapterError, KeyError, IndexError, RuntimeError, ZeroDivisionError):
+    except (AdapterError, KeyError, IndexError, ValueError, RuntimeError, ZeroDivisionError):
         return None
     return torch.empty(shape, device="meta") if len(shape) and 0 not in shape else None
 

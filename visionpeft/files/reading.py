@@ -28,6 +28,9 @@ Scale = Callable[[str, int], float]
 NAMES = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
 """A file's suffix -> this package's parameter, where they differ."""
 
+_MISSHAPEN = (RuntimeError, ValueError, IndexError, KeyError, TypeError, ZeroDivisionError)
+"""What arithmetic on the tensors of a hostile file may raise."""
+
 _KERNEL = 7  # no convolution of these models has a larger side
 
 
@@ -68,6 +71,8 @@ def read_file(
         return adapter_of(parsed, tensors, metadata, base)
     except (FileFormatError, AdapterError) as error:
         raise FileFormatError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    except _MISSHAPEN as error:
+        raise FileFormatError(f"{path}: its tensors have shapes that make no adapter ({error})") from error
 
 
 def _check_names(parsed: Parsed) -> None:

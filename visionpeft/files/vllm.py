@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from visionpeft import safefile
+from visionpeft.files.folders import TENSORS
 from visionpeft.files.peft_config import CONFIG, read_config
-from visionpeft.files.peft_folder import TENSORS
 
 
 def vllm_refusals(folder: Path, *, max_rank: int = 16) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ class PeftProof:
         path: the folder.
         applied: modules whose ΔW is the adapter's, up to the rounding of the type.
         expected: modules of the adapter.
-        max_abs_error: of ΔW; of the factors' product where ΔW needs the base.
+        max_abs_error: of ΔW; where ΔW needs the base, of the factors' product, or of the vectors of OFT and (IA)³.
         vllm: why vLLM would not serve it; () where it does. None for models that it does not adapt.
     """
 
@@ -118,8 +118,11 @@ def _compared(adapter: Any, again: Any, tolerance: float) -> tuple[int, int, flo
 
 def _change(spec: Any, parts: Any, path: str) -> Any:
     from visionpeft.adapters.algebra import delta
-    from visionpeft.adapters.spec import DoraSpec, LoraSpec
+    from visionpeft.adapters.spec import DoraSpec, Ia3Spec, LoraSpec, OftSpec
 
+    if isinstance(spec, OftSpec | Ia3Spec):  # without the base: what ΔW is a function of
+        (vectors,) = parts.values()
+        return vectors.float()
     if isinstance(spec, DoraSpec):  # without the base: the low-rank part of it
         spec = LoraSpec(**spec.model_dump(exclude={"method"}))
     return delta(spec, parts, path=path)
