@@ -290,7 +290,8 @@ def machine_line() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the jobs and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.bench.whole_jobs", description=__doc__.splitlines()[0])
+    about = "Whole jobs under a hard cap of the GPU's memory."
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench.whole_jobs", description=about)
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
     parser.add_argument("--job", choices=list(JOBS), help="do this one here; for the script's own use")
     parser.add_argument("--steps", type=int, default=60)

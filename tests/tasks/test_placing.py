@@ -58,6 +58,7 @@ def test_every_phase_has_its_models_and_no_others(make, monkeypatch, name):
 @pytest.mark.usefixtures("small")
 def test_what_trains_stays_on_the_device(make):
     assert make(adapter=BOTH).base.places.here == {"unet", "text_encoder"}
+    assert make("sdxl", BOTH).base.places.here == {"unet", "text_encoder", "text_encoder_2"}  # every step reads both
     assert make(adapter=UNET, cache="none").base.places.here == {"unet", "vae"}
 
 

@@ -100,14 +100,15 @@ class Residence:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes of a CUDA device that this process may still take, its own limit counted; None for other devices."""
+    """Bytes of a CUDA device that this process may still take, its own limit counted; None for other devices.
+
+    What torch holds already does not count, free or not: part of it may belong to recorded steps.
+    """
     found: Room | None = device_memory(device)
     if found is None:
         return None
-    allocated = torch.cuda.memory_allocated(device)
-    kept = torch.cuda.memory_reserved(device) - allocated
     limit = int(torch.cuda.get_per_process_memory_fraction(device) * found.total)
-    return max(0, min(found.free + kept, limit - allocated))
+    return max(0, min(found.free, limit - torch.cuda.memory_reserved(device)))
 
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:

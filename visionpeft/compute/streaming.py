@@ -69,7 +69,7 @@ class Streaming:
         self._homes, self._pieces = _packed(_own_tensors(blocks, model), device)
         largest = max(len(home) for home in self._homes)
         self._slots = [torch.empty(largest, dtype=torch.uint8, device=device) for _ in range(min(slots, len(blocks)))]
-        self._by_address = {address(slot): number for number, slot in enumerate(self._slots)}
+        self._by_address = {address(slot): number for number, slot in enumerate(self._slots) if address(slot)}
         self._chunks = {address(home) for home in self._homes}
         self._following: dict[tuple[int | None, int | None], int] = {}
         self._forget()

@@ -36,7 +36,7 @@ def tiled(vae: Any, way: Way, size: tuple[int, int], side: int | None = None) ->
         size: height and width of the picture, in pixels.
         side: of the tiles, in pixels; None: whole if there is room, else the largest tiles that there is room for.
     """
-    side = side or tile_side(vae, way, size, free_memory(vae.device))
+    side = side or tile_side(vae, way, size, _room(vae, way, size))
     if side is None:
         yield None
         return
@@ -65,6 +65,15 @@ def tile_side(vae: Any, way: Way, size: tuple[int, int], room: int | None) -> in
         return None
     fitting = [side for side in SIDES if needed(vae, way, min(side, size[0]), min(side, size[1])) <= room]
     return (fitting or SIDES[-1:])[0]
+
+
+def _room(vae: Any, way: Way, size: tuple[int, int]) -> int | None:
+    """The device's free bytes; where they do not suffice at once, with what torch held in reserve given back."""
+    room = free_memory(vae.device)
+    if room is None or needed(vae, way, *size) <= room:
+        return room
+    torch.cuda.empty_cache()
+    return free_memory(vae.device)
 
 
 def needed(vae: Any, way: Way, height: int, width: int) -> int:
