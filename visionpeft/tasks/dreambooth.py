@@ -133,15 +133,11 @@ class DreamBooth:
         self._prediction: PredictionType = prediction_type(self.base)
         self._encode_fixed()
         # what steps read stays where it is from now on: a recorded step finds it there
-<<<<<<< HEAD
-        places.settle(*through, *(["vae"] if self._data.cache == "none" else []))
+        hears = self.base.text_encoders if self._moving else {}
+        places.settle(*through, *hears, *(["vae"] if self._data.cache == "none" else []))
         join_products(self.base.unet, context)
         moving = self._prompts()[: self._moving]
         self._moving_ids = prompt_ids(self.base, moving) if moving else {}
-=======
-        hears = self.base.text_encoders if self._moving else {}
-        places.settle(*through, *hears, *(["vae"] if self._data.cache == "none" else []))
->>>>>>> stream
         images = [picture.image for picture in self.pictures]
         self._watch = Watch(self.base, self.manager, self._data.instance, images, self._preview, self._score, context)
 
