@@ -5,6 +5,7 @@ from __future__ import annotations
 import wave
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,19 +181,20 @@ def _detect(config: DetectRun, folder: Path) -> Shapes:
     )  # fmt: skip
     said = () if found else (f"the pictures cannot be read: {_LABELS} labels and 16 boxes a picture are assumed.",)
     if task.unrecordable:  # the host matches boxes by their values
-        heard: Any = task
-        heard.loss = lambda batch, rng: _unmatched(base, batch.pixels)
+        unmatching: Any = task
+        unmatching.loss = partial(_unmatched, base)
     ask = _asking(config, lambda count: base.model(pixel_values=_pixels(base, count).to(base.dtype)))
     return Shapes(task, {"model": base.model}, ask, said)
 
 
-def _unmatched(base: VisionBase, pixels: Tensor) -> StepOutput:
+def _unmatched(base: VisionBase, batch: Any, rng: object) -> StepOutput:
     """A loss of all that a detector answers, in place of one whose boxes are matched."""
     from visionpeft.training.task import StepOutput
 
-    found = base.model(pixel_values=pixels.to(base.dtype))
+    del rng
+    found = base.model(pixel_values=batch.pixels.to(base.dtype))
     total = found.logits.float().square().sum() + found.pred_boxes.float().square().sum()
-    return StepOutput(total, torch.ones((), device=pixels.device))
+    return StepOutput(total, torch.ones((), device=batch.pixels.device))
 
 
 def _transcribe(config: TranscribeRun, folder: Path) -> Shapes:
