@@ -108,8 +108,13 @@ def test_recomputing_keeps_less_and_computes_more(tmp_path):
 
 def test_a_base_in_fewer_bits_is_smaller_and_made_whole_on_the_way(tmp_path):
     plain, packed = (rehearsed(classify(tmp_path / base, memory={"base": base})) for base in ("auto", "int8"))
-    assert 0.45 < sum(packed.weights.values()) / sum(plain.weights.values()) < 0.65
-    assert any(kernel.name == "unpack" for kernel in packed.trace.at("forward"))
+    assert 0.25 < sum(packed.weights.values()) / sum(plain.weights.values()) < 0.3
+    first = max(size for size in plain.weights.values())  # of the layers: made whole, in float32, in each pass
+    counts = [
+        sum(event.size == first for event in found.trace.events if event.stage in ("forward", "backward"))
+        for found in (plain, packed)
+    ]
+    assert counts[1] > counts[0]
 
 
 def test_states_of_optimizers_that_look_at_values():

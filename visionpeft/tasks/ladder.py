@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from visionpeft.compute.lean import Lean
 from visionpeft.compute.thrift import Thrift
-from visionpeft.tasks.placing import place
 from visionpeft.training.settings import TrainConfig
 from visionpeft.training.stepdown import Rung, halved, recomputing
 from visionpeft.training.task import Context, Task
@@ -17,8 +15,8 @@ def _nothing(task: Task, context: Context) -> None:
 
 def _recompute(task: Task, context: Context) -> None:
     """Let the models in training, which are where they belong already, compute activations again."""
-    models = task.components
-    place(models, models, replace(context, thrift=Thrift(recompute=1.0)), None)
+    for model in task.components.values():
+        Lean(model, context.device, Thrift(recompute=1.0))
 
 
 def _halved_in_pairs(config: TrainConfig) -> TrainConfig | None:

@@ -10,11 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from visionpeft.adapters.layers import Branch
+from visionpeft.compute.blocks import blocks_of
 from visionpeft.compute.planning.ledger import Ledger, Trace
 from visionpeft.compute.planning.pretend import Pretend, as_on
 from visionpeft.compute.precision import Precision
 from visionpeft.compute.tensors import tensors_in
-from visionpeft.compute.thrift import BaseWeights, MemoryConfig, Thrift
+from visionpeft.compute.thrift import MemoryConfig, Thrift
 from visionpeft.errors import ConfigError
 from visionpeft.progress import SILENT
 from visionpeft.training.batches import BatchPlan
@@ -23,9 +25,6 @@ from visionpeft.training.rng import StepRng
 from visionpeft.training.settings import TrainConfig
 from visionpeft.training.task import Context, Task
 from visionpeft.training.trainer import Trainer
-
-PACKED: Mapping[BaseWeights, float] = {"fp8": 0.5, "int8": 0.5, "nf4": 0.25 + 1 / 128}
-"""What a weight of two bytes takes in these forms, scales included."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def rehearse(
         output: a folder that is not written to.
         asides: what is done between steps, in evaluation mode and without gradients, by name.
     """
-    thrift = Thrift(config.thrift.recompute, MemoryConfig(), config.attention)
+    thrift = Thrift(config.thrift.recompute, MemoryConfig(base=config.memory.base), config.attention)
     context = Context(cast(Any, None), pretend.device, precision.dtype, 0, 1, config.seed, output, SILENT, thrift)
     with Ledger(here=pretend.here) as ledger, as_on(pretend.device):
         try:
@@ -116,12 +115,13 @@ class _Rehearsing:
         for component in self.task.components.values():
             component.train()
         weights = {ledger.enter(p): p.untyped_storage().nbytes() for p in self._frozen(self.models.values())}
-        sizes = self._pack(weights)
         made_up = STATES.get(config.optimizer.name)
         plain = config.optimizer if made_up is None else OptimizerConfig(name="sgd", momentum=0)
         trainer = Trainer(
             self.task.trainable(), config.model_copy(update={"optimizer": plain}), self.precision, 1, self.task.rates()
         )
+        components = self.task.components.values()
+        trainer.serve(part for model in components for part in model.modules() if isinstance(part, Branch))
         sizes_of = [] if made_up is None else [made_up(p) for p in trainer.parameters.values()]
         state = [torch.empty(size, dtype=torch.uint8, device=trainer.device) for one in sizes_of for size in one]
         ledger.stage = "first"
@@ -131,19 +131,9 @@ class _Rehearsing:
         self._aside(trainer, asides)
         del state
         blocks = [{ledger.number(p) for p in self._frozen([block])} for block in self._blocks()]
-        known = tuple(frozenset(number for number in block if number in sizes) for block in blocks)
+        known = tuple(frozenset(number for number in block if number in weights) for block in blocks)
         count = sum(parameter.numel() for parameter in trainer.parameters.values())
-        return Rehearsal(ledger.trace, sizes, known, count, sum(t.nbytes for t in tensors_in(batch)))
-
-    def _pack(self, weights: Mapping[int, int]) -> dict[int, int]:
-        """Bytes of each frozen weight as it is kept; those in fewer bits are noted as such."""
-        base = self.config.memory.base
-        if base == "auto":
-            return dict(weights)
-        layers = [m for c in self.task.components.values() for m in c.modules() if isinstance(m, nn.Linear)]
-        found = {self.ledger.number(layer.weight) for layer in layers if not layer.weight.requires_grad}
-        self.ledger.packed = {number for number in found if number is not None and number in weights}
-        return {n: int(size * PACKED[base]) if n in self.ledger.packed else size for n, size in weights.items()}
+        return Rehearsal(ledger.trace, weights, known, count, sum(t.nbytes for t in tensors_in(batch)))
 
     def _frozen(self, modules: Any) -> Iterator[Tensor]:
         """Frozen weights and buffers on the device."""
@@ -153,7 +143,7 @@ class _Rehearsing:
                     yield tensor
 
     def _blocks(self) -> list[nn.Module]:
-        return [block for component in self.task.components.values() for block in blocks_of(component)]
+        return [block for component in self.task.components.values() for block in blocks_of(component).values()]
 
     def _step(self, trainer: Trainer) -> Any:
         """Make one step; return its micro-batch."""
@@ -164,7 +154,7 @@ class _Rehearsing:
         slots = torch.empty(len(positions), dtype=torch.long, device=device)
         ledger.stage = "forward"
         trainer.begin(0)
-        with self.precision.autocast(device):
+        with self.precision.autocast(device, needed=self.task.autocast):
             out = self.task.loss(batch, ShapeRng(plan.seed, 0, slots, plan.global_batch, device))
         ledger.stage = "backward"
         trainer.backward(out)
@@ -199,18 +189,3 @@ def _factored(parameter: Tensor) -> list[int]:
 
 STATES: Mapping[str, Callable[[Tensor], list[int]]] = {"adamw8bit": _eight_bit, "adafactor": _factored}
 """Optimizers that look at values, and so cannot be rehearsed -> bytes of the tensors that they keep for a parameter."""
-
-
-def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks that a model is a stack of: what its outermost lists of modules hold, in its order."""
-    found: list[nn.Module] = []
-
-    def look(module: nn.Module) -> None:
-        for child in module.children():
-            if isinstance(child, nn.ModuleList):
-                found.extend(child)
-            else:
-                look(child)
-
-    look(model)
-    return found

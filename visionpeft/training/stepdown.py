@@ -37,8 +37,8 @@ def halved(config: TrainConfig) -> TrainConfig | None:
 
 
 def recomputing(config: TrainConfig) -> TrainConfig | None:
-    """Activations computed again in the backward pass."""
-    if config.gradient_checkpointing:
+    """Activations computed again in the backward pass, where no other lever was pulled on the blocks."""
+    if config.gradient_checkpointing or config.memory.stream or config.memory.offload:
         return None
     return config.model_copy(update={"gradient_checkpointing": True})
 

@@ -76,7 +76,6 @@ class Ledger(TorchDispatchMode):
         trace: what was written.
         stage: the name under which the next entries come; set it as work goes on.
         live: bytes of the entries that were not freed yet.
-        packed: numbers of entries that are kept in fewer bits, and made whole while a kernel reads them.
     """
 
     def __init__(self, kind: str = "meta", here: Callable[[Tensor], bool] | None = None) -> None:
@@ -85,7 +84,6 @@ class Ledger(TorchDispatchMode):
         self.trace = Trace()
         self.stage = ""
         self.live = 0
-        self.packed: set[int] = set()
         self._known: dict[int, int] = {}
         self._next = 0
 
@@ -116,11 +114,9 @@ class Ledger(TorchDispatchMode):
             return out
         for tensor in taken:
             self._enter(tensor)
-        whole = self._unpacked(taken)
         new = [tensor for tensor in given if self._enter(tensor)]
         if new or func._schema.is_mutable:
             self._note(func, taken, given, args, kwargs, out)
-        self.trace.events += [Event(number, 0, self.stage) for number in whole]
         return out
 
     def _own(self, values: Any) -> Iterator[Tensor]:
@@ -128,18 +124,6 @@ class Ledger(TorchDispatchMode):
         here = self.here
         found = (v for v in tree_leaves(values) if isinstance(v, Tensor) and v.device.type == self.kind)
         return (v for v in found if here is None or here(v))
-
-    def _unpacked(self, taken: list[Tensor]) -> list[int]:
-        """Make what is kept in fewer bits whole for a kernel; return the numbers of these entries."""
-        made: list[int] = []
-        for tensor in taken:
-            if self.packed and self._known[key_of(tensor.untyped_storage())] in self.packed and tensor.ndim > 1:
-                size = _size(tensor)
-                self._next += 1
-                made.append(self._next)
-                self.trace.events.append(Event(self._next, size, self.stage))
-                self.trace.kernels.append(Kernel("unpack", "moving", 0, size + size // 2, True, self.stage))
-        return made
 
     def _enter(self, tensor: Tensor) -> bool:
         """Make an entry for a tensor's storage where there is none; whether there was none."""
