@@ -96,6 +96,12 @@ def test_a_model_without_blocks_says_so(tmp_path):
     assert heard.lines == ["nothing is compiled: this model has no blocks that are known to repeat."]
 
 
+def test_blocks_with_levers_are_left_as_they_are(tmp_path):
+    heard = Listening()
+    fit(Blocks(), ON.model_copy(update={"gradient_checkpointing": 0.5}), tmp_path / "on", progress=heard)
+    assert heard.lines == ["blocks that are computed again are not compiled, which makes steps slower."]
+
+
 def test_auto_compiles_where_it_pays():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert not compiles(FULL, cpu, 10 * PAYS)

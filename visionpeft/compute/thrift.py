@@ -37,3 +37,9 @@ class Thrift:
     recompute: float = 0.0
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     attention: AttentionName = "auto"
+
+    @property
+    def of_blocks(self) -> str:
+        """What is done to blocks other than computing them: "streamed", "offloaded", "computed again"; "" for none."""
+        shares = {"streamed": self.memory.stream, "offloaded": self.memory.offload, "computed again": self.recompute}
+        return next((name for name, share in shares.items() if share > 0), "")

@@ -196,9 +196,12 @@ class _Run:
 
     @contextmanager
     def _compiled(self) -> Generator[None]:
-        if self.sharding is not None or not compiles(self.config, self.device, self.config.steps - self.step):
-            if self.sharding is not None and self.config.compile == "on":
-                self.progress.say("blocks of a base that is shared out are not compiled, which makes steps slower.")
+        if not compiles(self.config, self.device, self.config.steps - self.step):
+            yield
+            return
+        changed = "shared out" if self.sharding is not None else self.config.thrift.of_blocks
+        if changed:
+            self.progress.say(f"blocks that are {changed} are not compiled, which makes steps slower.")
             yield
             return
         models = self.task.components.values()
