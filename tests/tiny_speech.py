@@ -83,7 +83,7 @@ def new_whisper(
 def write_whisper(folder: Path, *, multilingual: bool = True, seed: int = 0, tokens: int = 64) -> Path:
     """Write a tiny Whisper, and return its folder."""
     with without_reports(), without_loading_bars():
-        new_whisper(multilingual=multilingual, seed=seed, tokens=tokens).save_pretrained(folder)
+        new_whisper(multilingual=multilingual, seed=seed, tokens=tokens, seconds=SECONDS).save_pretrained(folder)
     _tokenizer(multilingual=multilingual, seconds=SECONDS).save_pretrained(folder)
     WhisperFeatureExtractor(chunk_length=SECONDS).save_pretrained(folder)
     return folder

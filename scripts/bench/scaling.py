@@ -68,7 +68,7 @@ class Measured:
 class RandomLatents:
     """A task whose samples are random latents with one random prompt; the UNet's attention learns."""
 
-    name, unrecordable = "scaling", ""
+    name, unrecordable, autocast = "scaling", "", False
     metric: str | None = None
 
     def __init__(self, family: str, *, tiny: bool) -> None:
@@ -123,7 +123,7 @@ class RandomLatents:
         if self._family == "sdxl":
             added = {"text_embeds": self._pooled.expand(count, -1), "time_ids": self._ids.expand(count, -1)}
         states = self._states.expand(count, -1, -1)
-        told: Any = self.unet(noisy, times, encoder_hidden_states=states, added_cond_kwargs=added)
+        told: Any = self.unet(noisy.to(states.dtype), times, encoder_hidden_states=states, added_cond_kwargs=added)
         total = torch.full((), float(count), device=batch.device)
         return StepOutput(squared_errors(told.sample, noise).sum(), total)
 

@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from visionpeft.compute.int8 import quantize_linear
 
 from scripts.bench.vision_step import Telling, Timed
 from scripts.pretrain.whisper_model import generation
 from scripts.pretrain.whisper_words import learn_words
 from visionpeft.adapters.spec import LoraSpec
+from visionpeft.compute.thrift import MemoryConfig
 from visionpeft.data.speech.audio import RATE
 from visionpeft.data.speech.splits import SpeechSplits
 from visionpeft.data.speech.utterances import Utterance, Utterances
@@ -116,21 +116,16 @@ def speech(folder: Path, seconds: float) -> SpeechSplits:
 def by_engine(way: Way, folder: Path, *, tiny: bool) -> list[float]:
     """Return the times of an engine's steps."""
     base = random_whisper(tiny=tiny, dtype=way.weights if device().type == "cuda" else torch.float32)
-    if way.int8:
-        quantize_linear(base.model)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
     data = TranscribeData.model_validate(
         {"source": {"format": "table", "path": "none.csv"}, "workers": 16, "bucket": TOKENS,
          "augment": {"speed": 0.5, "time_masks": 2, "mel_masks": 2}}
     )  # fmt: skip
     spec = LoraSpec(rank=RANK, targets=("attention.q", "attention.v"))
-    task: Any = Transcription(base, speech(folder, base.window - 0.01), data, spec, SpeechAbout(), step_batch=BATCH)
+    task: Any = Transcription(base, speech(folder, base.window - 0.01), data, spec, SpeechAbout())
     task.batch = timed = Timed(task.batch, keep=not way.reading)
     train = TrainConfig(
         steps=WARM + STEPS + 1, batch_size=BATCH, gradient_checkpointing=True, checkpoint_every=0, log_every=1000,
-        record="auto" if way.recorded else "off",
+        record="auto" if way.recorded else "off", memory=MemoryConfig(base="int8" if way.int8 else "auto"),
     )  # fmt: skip
     fit(task, train, folder / "run", progress=Telling())
     return timed.times

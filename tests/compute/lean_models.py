@@ -62,11 +62,15 @@ CASES: dict[str, Callable[[], Made]] = {
 }
 
 
+def _targets(name: str) -> str:
+    return "conv" if name == "resnet" else "all-linear"
+
+
 def case(name: str) -> Case:
     """The model of a case with a LoRA that changes what it says, its manager, and what runs it."""
     whole, part, run = CASES[name]()
     manager = manage(whole)
-    manager.add("a", LoraSpec(rank=2, targets={part: "attention"} if part else "all-linear"), seed=1)
+    manager.add("a", LoraSpec(rank=2, targets={part: "attention"} if part else _targets(name)), seed=1)
     model = getattr(whole, part) if part else whole
     with torch.no_grad():
         for number, parameter in enumerate(manager.parameters("a").values()):

@@ -18,6 +18,7 @@ WAYS = {
 
 
 def gradients(model, manager, run):
+    torch.manual_seed(0)  # some families drop whole paths at random
     for parameter in manager.parameters("a").values():
         parameter.grad = None
     out = run(model)
@@ -38,10 +39,12 @@ def test_losses_and_gradients_are_bit_equal(name, way, monkeypatch):
         found = gradients(model, manager, run)
         assert len(plain) == len(found) > 3
         assert all(map(torch.equal, plain, found))
+    torch.manual_seed(0)
     with torch.no_grad():
         seen = run(model)
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
     lean.undo()
+    torch.manual_seed(0)
     with torch.no_grad():
         assert torch.equal(run(model), seen)
     assert all(map(torch.equal, plain, gradients(model, manager, run)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.inference.whisper import noise, tiny_whisper
+from tests.tiny_speech import noise, tiny_whisper
 from visionpeft.errors import ConfigError, MissingExtraError, OutputError
 from visionpeft.files.ctranslate2 import write_ctranslate2, write_transformers
 from visionpeft.inference.transcribe_model import WhisperEars
@@ -38,7 +38,7 @@ def theirs(folder: Path, base, clips, *, timestamps: bool) -> list[list[int]]:
 def test_ctranslate2_writes_the_same_tokens(tmp_path):
     pytest.importorskip("ctranslate2")
     for multilingual in (False, True):
-        base = tiny_whisper(multilingual=multilingual)
+        base = tiny_whisper(tmp_path / f"base-{multilingual}", multilingual=multilingual)
         clips = [noise(1, 2.0), noise(2, 5.0)]
         folder = write_ctranslate2(base, tmp_path / f"ct2-{multilingual}", quantization="float32")
         ours = [list(one.ids) for one in WhisperEars(base, language="en").heard(clips, timestamps=False)]
@@ -90,7 +90,7 @@ def digits() -> np.ndarray:
 def test_transformers_loads_the_folder(tmp_path):
     from transformers import WhisperForConditionalGeneration
 
-    base = tiny_whisper(multilingual=True)
+    base = tiny_whisper(tmp_path / "base", multilingual=True)
     folder = write_transformers(base, tmp_path / "plain")
     loaded = WhisperForConditionalGeneration.from_pretrained(folder)
     names = {path.name for path in folder.iterdir()}
@@ -103,10 +103,10 @@ def test_transformers_loads_the_folder(tmp_path):
 
 
 def test_bad_input_is_named(tmp_path, monkeypatch):
-    base = tiny_whisper()
+    base = tiny_whisper(tmp_path / "base")
     with pytest.raises(ConfigError, match="Did you mean 'int8'"):
         write_ctranslate2(base, tmp_path / "ct2", quantization="int9")
     monkeypatch.setitem(__import__("sys").modules, "ctranslate2.converters", None)
     with pytest.raises(MissingExtraError, match=r"visionpeft\[ctranslate2\]"):
         write_ctranslate2(base, tmp_path / "ct2")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]

@@ -303,7 +303,7 @@ def test_vectors_of_strange_shapes_are_refused(tmp_path, kind, shape):
 
 
 def test_what_is_no_folder_of_pefts_is_named(tmp_path):
-    with pytest.raises(FileFormatError, match=r"holds no adapter_config\.json"):
+    with pytest.raises(FileFormatError, match=r"holds neither adapter_config\.json"):
         read(tmp_path)
     (tmp_path / CONFIG).write_text('{"peft_type": "LORA"}')
     with pytest.raises(FileFormatError, match="missing"):

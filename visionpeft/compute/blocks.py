@@ -15,7 +15,7 @@ from visionpeft.errors import ConfigError
 _KINDS = re.compile(
     r"ResnetBlock2D|BasicTransformerBlock"  # Stable Diffusion's UNet
     r"|\w*(Encoder|Decoder)Layer"  # CLIP, Whisper, the DETR family, torch's own
-    r"|(ViT|DeiT|Beit|Yolos|Dinov2|DINOv3ViT|Swin|Swinv2|ConvNext|ConvNextV2|RfDetr\w*|DINOv3ConvNext)Layer"
+    r"|(ViT|DeiT|Beit|Yolos|Dinov2(WithRegisters)?|DINOv3ViT|Swin|Swinv2|ConvNext|ConvNextV2|RfDetr\w*|DINOv3ConvNext)Layer"
     r"|\w*(ResNet(Basic|BottleNeck)|CSPRep|HGNetV2Basic)Layer"  # what detectors look through
 )
 """Classes of blocks: each is called once a forward pass, after the one before it."""

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 from torch.utils._pytree import tree_map
 
+from visionpeft.compute import residence
 from visionpeft.compute.planning.ledger import key_of
 
 META = torch.device("meta")
@@ -190,7 +191,8 @@ def as_on(device: torch.device) -> Generator[None]:
     common: Any = torch.cuda.amp.common
     checks: Any = torch.utils.checkpoint._allowed_determinism_checks_to_fns  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
     lacking = device.type == "cuda" and not torch.cuda.is_available()
-    places: list[tuple[Any, str, Any]] = [(checks, "default", _shape_and_type)]
+    # models come and go by the memory that is free here: the plan has them all there, which takes the most
+    places: list[tuple[Any, str, Any]] = [(checks, "default", _shape_and_type), (residence, "device_memory", _unknown)]
     if lacking:
         places += [(common, "amp_definitely_not_available", lambda: False),
                    (torch.cuda, "is_bf16_supported", _yes)]  # fmt: skip
@@ -219,6 +221,10 @@ def _put(holder: Any, name: str, value: Any) -> Any:
     before = getattr(holder, name)
     setattr(holder, name, value)
     return before
+
+
+def _unknown(device: torch.device) -> None:
+    del device
 
 
 def _shape_and_type(tensor: Tensor) -> dict[str, Any]:
