@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     accelerator = open_accelerator(config, given.work)
     if accelerator.device.type == "cuda":
         total = torch.cuda.get_device_properties(accelerator.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, given.cap * GIB / total), accelerator.device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, given.cap * GIB / total), accelerator.device.index)
     fit(task, config, given.work, progress=Telling(), accelerator=accelerator)
     rows = gather_object([measured(task)])
     if accelerator.is_main_process:

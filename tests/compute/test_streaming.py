@@ -204,3 +204,25 @@ def test_a_streamed_model_generates_captures_and_merges():
         manager.unmerge()
         assert torch.equal(run(model), live)
     assert torch.equal(new_whisper().model.encoder.layers[0].fc1.weight, model.model.encoder.layers[0].fc1.weight)
+
+
+def test_weights_of_a_block_computed_again_stay_on_the_device_until_its_gradients_are_there():
+    model, manager, run = case("sd1")
+    lean = Lean(model, CPU, Thrift(1.0, MemoryConfig(stream=1.0)))
+    slots = {slot.untyped_storage().data_ptr() for slot in lean.streaming._slots}
+    weights = [next(frozen_tensors(block)) for block in blocks_of(model).values()]
+    lent = []
+
+    def note(_):
+        lent.append([number for number, w in enumerate(weights) if w.untyped_storage().data_ptr() in slots])
+
+    def listen(_, given):
+        if given[0].requires_grad:
+            given[0].register_hook(note)
+
+    for block in blocks_of(model).values():
+        block.register_forward_pre_hook(listen)
+    run(model).square().sum().backward()
+    assert any(lent)
+    assert all(len(one) <= 1 for one in lent)
+    assert not any(w.untyped_storage().data_ptr() in slots for w in weights)

@@ -73,6 +73,8 @@ class Lean:
             thrifty = vars(block).get("forward")
             if isinstance(thrifty, _Thrifty):
                 thrifty.leave()
+        if self.streaming is not None:
+            self.streaming.recall()
         self.streaming = None
         self.move(self._device)
 

@@ -30,6 +30,7 @@ class Recorder:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -48,11 +49,15 @@ class Recorder:
     def _graph(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record the work without doing it, and return what does it."""
         graph = torch.cuda.CUDAGraph()
+        index = torch.cuda.current_device() if self._device.index is None else self._device.index
+        draws = torch.cuda.default_generators[index]
+        before = draws.clone_state()
         try:
             # other threads may go on to prepare samples meanwhile
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 work()
         except RuntimeError as reason:
+            draws.graphsafe_set_state(before)  # a recording that broke off leaves it unable to draw outside of one
             raise NotRecordableError(str(reason).strip().partition("\n")[0]) from reason
         return graph.replay
 

@@ -107,7 +107,7 @@ def free_memory(device: torch.device) -> int | None:
     found: Room | None = device_memory(device)
     if found is None:
         return None
-    limit = int(torch.cuda.get_per_process_memory_fraction(device) * found.total)
+    limit = int(torch.cuda.get_per_process_memory_fraction(device.index) * found.total)
     return max(0, min(found.free, limit - torch.cuda.memory_reserved(device)))
 
 

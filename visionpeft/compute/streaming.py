@@ -72,6 +72,7 @@ class Streaming:
         self._by_address = {address(slot): number for number, slot in enumerate(self._slots) if address(slot)}
         self._chunks = {address(home) for home in self._homes}
         self._following: dict[tuple[int | None, int | None], int] = {}
+        self._lent: int | None = None
         self._forget()
 
     @property
@@ -85,8 +86,9 @@ class Streaming:
         return sum(len(slot) for slot in self._slots)
 
     def keeps(self, tensor: Tensor) -> bool:
-        """Whether a tensor waits in main memory for its turn, and so is not to be moved."""
-        return address(next(plain_tensors(tensor))) in self._chunks
+        """Whether a tensor waits in main memory for its turn or is lent, and so is not to be moved."""
+        place = address(next(plain_tensors(tensor)))
+        return place in self._chunks or place in self._by_address
 
     @contextmanager
     def lent(self, block: int, *, backward: bool = False) -> Generator[None]:
@@ -94,18 +96,27 @@ class Streaming:
 
         Args:
             block: its place.
-            backward: whether this happens within a backward pass, where activations are computed again.
+            backward: whether this happens within a backward pass, where activations are computed again: the gradients
+                that are computed of them next need the weights too, so they stay until another block's are asked for.
         """
         slot = self._slots[self._arrived(block, backward=backward)]
+        self.recall()
+        self._lent = block
         for piece in self._pieces[block]:
             piece.tensor.data = piece.layout.within(slot, piece.start)
         try:
             yield
         finally:
-            for piece in self._pieces[block]:
-                piece.tensor.data = piece.home
+            if not backward:
+                self.recall()
             if not torch.is_grad_enabled():  # no backward pass will end it: a recorded step may be replayed next
                 self._lane.join()
+
+    def recall(self) -> None:
+        """Have every weight wait in main memory."""
+        for piece in self._pieces[self._lent] if self._lent is not None else ():
+            piece.tensor.data = piece.home
+        self._lent = None
 
     def packed(self, tensor: Tensor) -> Lookup | None:
         """Return what to keep for the backward pass instead of a tensor; None for one that is not in a slot."""
@@ -182,6 +193,7 @@ class Streaming:
     def _end(self) -> None:
         """Leave nothing on its way when a backward pass ends: what was recorded has to begin and end with nothing."""
         self._lane.join()
+        self.recall()
         self._forget()
 
     def _forget(self) -> None:
