@@ -65,6 +65,8 @@ def sdxl_files(work: Path | None, tiny: bool) -> Part:
     """Extract and merge at SDXL's size."""
     from scripts.bench.sdxl_files import sdxl_files
 
+    if work is not None:
+        work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work) as folder:
         return sdxl_files(Path(folder), tiny=tiny)
 
