@@ -48,9 +48,9 @@ def digits_of(text: str) -> str:
 
 
 def settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """A run's settings, as a file of settings would give them; speech of one group and of both is heard as often."""
+    """A run's settings, as a file of settings would give them; the same of one group as of both."""
     table, output = options.work / "speech" / f"{name}.csv", options.work / name
-    steps = 4 if options.short else options.steps // (1 if name == BOTH else len(GROUPS))
+    steps = 4 if options.short else options.steps
     return {
         "task": "transcribe", "base": str(options.base), "output": str(output),
         "data": {
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="the folder of a Whisper")
     parser.add_argument("--fsdd", type=Path, required=True, help="the Free Spoken Digit Dataset")
     parser.add_argument("--work", type=Path, required=True, help="folder of speech and runs")
-    parser.add_argument("--steps", type=int, default=100, help="for both groups; half for each")
+    parser.add_argument("--steps", type=int, default=100, help="of each of the three trainings")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
     parser.add_argument("--short", action="store_true", help="a few steps only, to see that everything works")
     options = parser.parse_args()

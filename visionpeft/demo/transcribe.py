@@ -10,7 +10,7 @@ from visionpeft.progress import SILENT, Progress
 if TYPE_CHECKING:
     from visionpeft.delivery import RunResult
 
-STEPS, SHORT_STEPS = 160, 4
+STEPS, SHORT_STEPS = 120, 4
 
 
 def demo(output: Path, *, short: bool = False, progress: Progress = SILENT) -> RunResult | None:
