@@ -10,6 +10,8 @@ from tests.tiny_speech import new_whisper
 from visionpeft.adapters.layers import Branch
 from visionpeft.adapters.spec import DoraSpec, LoraSpec
 from visionpeft.compute.compiled import as_written, blocks_of, compiled
+from visionpeft.compute.lean import Lean
+from visionpeft.compute.thrift import Thrift
 from visionpeft.models.joined_attention import join_attention
 from visionpeft.models.manage import manage
 
@@ -103,9 +105,8 @@ def test_equal_blocks_share_and_nothing_remains():
     tokens = args[0].detach().requires_grad_()
     plain = [block(tokens, *args[1:], **kwargs) for block in blocks]
     torch._dynamo.reset()
-    with compiled(blocks):
+    with compiled(blocks, backend=counting):
         for block, wanted in zip(blocks, plain, strict=True):
-            block.compile(backend=counting, dynamic=False)
             torch.testing.assert_close(block(tokens, *args[1:], **kwargs), wanted, rtol=0.02, atol=0.02)
         assert len(graphs) == 1 < len(blocks)
         with as_written(), torch.no_grad():
@@ -142,8 +143,44 @@ def test_a_unet_is_compiled_once_for_each_kind_and_shape_of_block(name):
     for hook in hooks:
         hook.remove()
     torch._dynamo.reset()
-    with compiled(blocks):
-        for block in blocks:
-            block.compile(backend=counting, dynamic=False)
+    with compiled(blocks, backend=counting):
         model(*given[0], **given[1])
     assert len(graphs) == len(kinds) < len(blocks)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "vit", "whisper"])
+def test_what_is_computed_again_is_compiled_and_gives_the_same_gradients(name):
+    model, given, _ = served(name)
+    copies = [copy for part in model.modules() if isinstance(part, Branch) for copy in part.copies.values()]
+
+    def gradients():
+        for copy in copies:
+            copy.grad = None
+        out = model(*given[0], **given[1])
+        out = out.sample if hasattr(out, "sample") else out.logits
+        out.float().square().sum().backward()
+        return [copy.grad.float() for copy in copies if copy.grad is not None]
+
+    plain, runs = gradients(), []
+
+    def counting(graph, inputs):
+        del inputs
+
+        def run(*args):
+            runs.append(graph)
+            return graph.forward(*args)
+
+        return run
+
+    lean = Lean(model, torch.device("cpu"), Thrift(1.0))
+    torch._dynamo.reset()
+    with compiled(blocks_of(model), backend=counting):
+        found = gradients()
+        made = len(runs)  # what is before everything that learns is not computed again
+        assert 2 * len(lean.choice.recomputed) - 1 <= made <= 2 * len(lean.choice.recomputed)
+        with as_written(), torch.no_grad():
+            model(*given[0], **given[1])
+        assert len(runs) == made
+    assert len(found) == len(plain) > 3
+    for mine, wanted in zip(found, plain, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max()))

@@ -69,9 +69,10 @@ def test_where_there_is_room_nothing_moves():
 
 def test_room_decides(monkeypatch):
     models = {"unet": nn.Linear(100, 100, bias=False)}  # 40,000 bytes
-    for free, moves in ((None, False), (161_000, False), (159_000, True)):
+    for free, tight in ((None, False), (161_000, False), (159_000, True)):
         monkeypatch.setattr("visionpeft.compute.residence.free_memory", lambda device, free=free: free)
-        assert Residence(models, torch.device("cpu")).moves is moves
+        places = Residence(models, torch.device("cpu"))
+        assert (places.tight, places.moves) == (tight, False)
     assert free_memory(torch.device("cpu")) is None
 
 

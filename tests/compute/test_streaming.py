@@ -207,7 +207,7 @@ def test_a_streamed_model_generates_captures_and_merges():
 
 
 def test_weights_of_a_block_computed_again_stay_on_the_device_until_its_gradients_are_there():
-    model, manager, run = case("sd1")
+    model, _, run = case("sd1")
     lean = Lean(model, CPU, Thrift(1.0, MemoryConfig(stream=1.0)))
     slots = {slot.untyped_storage().data_ptr() for slot in lean.streaming._slots}
     weights = [next(frozen_tensors(block)) for block in blocks_of(model).values()]

@@ -13,7 +13,8 @@ WATCHED = PreviewConfig(every=1, prompts=("a photo of sks robot",), seeds=(0,), 
 
 @pytest.fixture
 def small(monkeypatch):
-    """A device with no room for all of a base's models."""
+    """A device that models leave, with no room for all of a base's."""
+    monkeypatch.setattr(residence, "_SCARCE", ("cpu",))
     monkeypatch.setattr(residence, "free_memory", lambda device: 1)
 
 
@@ -45,7 +46,7 @@ def test_every_phase_has_its_models_and_no_others(make, monkeypatch, name):
     texts = {(who, here - {"unet"}) for who, here in log if who.startswith("text")}
     assert {(name, frozenset({name})) for name in base.text_encoders} <= texts
     assert base.places.here == {"unet"}
-    assert any("each is there while needed" in line for line in lines.said)
+    assert any("pictures are made one at a time" in line for line in lines.said)
     log.clear()
     step(task).loss_sum.backward()
     assert {here for _, here in log} == {frozenset({"unet"})}
@@ -65,6 +66,7 @@ def test_what_trains_stays_on_the_device(make):
 @pytest.mark.parametrize("prior", [PRIOR, TAUGHT])
 def test_phases_change_no_bit(make, monkeypatch, prior):
     plain = make(prior=prior, adapter=BOTH)
+    monkeypatch.setattr(residence, "_SCARCE", ("cpu",))
     monkeypatch.setattr(residence, "free_memory", lambda device: 1)
     moved = make(prior=prior, adapter=BOTH)
     assert moved.base.places.moves

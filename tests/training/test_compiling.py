@@ -7,6 +7,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tests.training.test_resume import FULL, Listening, everything
 from tests.training.toy import Toy
+from visionpeft.compute.thrift import MemoryConfig
 from visionpeft.training import compiling
 from visionpeft.training.compiling import PAYS, compiles
 from visionpeft.training.engine import fit
@@ -96,10 +97,10 @@ def test_a_model_without_blocks_says_so(tmp_path):
     assert heard.lines == ["nothing is compiled: this model has no blocks that are known to repeat."]
 
 
-def test_blocks_with_levers_are_left_as_they_are(tmp_path):
+def test_blocks_whose_weights_come_and_go_are_left_as_they_are(tmp_path):
     heard = Listening()
-    fit(Blocks(), ON.model_copy(update={"gradient_checkpointing": 0.5}), tmp_path / "on", progress=heard)
-    assert heard.lines == ["blocks that are computed again are not compiled, which makes steps slower."]
+    fit(Blocks(), ON.model_copy(update={"memory": MemoryConfig(offload=0.5)}), tmp_path / "on", progress=heard)
+    assert heard.lines == ["blocks that are offloaded are not compiled, which makes steps slower."]
 
 
 def test_auto_compiles_where_it_pays():

@@ -1,7 +1,8 @@
 """A model's repeated blocks, compiled one kind at a time: small kernels join, and equal blocks share what is compiled.
 
 A whole UNet takes minutes to compile, its blocks a fraction: the compiler sees each shape of a block once. What is
-compiled is kept on disk, so that a later run only looks it up.
+compiled is kept on disk, so that a later run only looks it up. Where a block's activations are computed again, what is
+compiled is that which is computed twice.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+
+from visionpeft.compute.lean import Thrifty, levers_of
 
 _BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
 """Classes of diffusers whose instances repeat in a UNet."""
@@ -41,8 +44,8 @@ def _repeats(module: nn.Module) -> bool:
     if isinstance(module, GradientCheckpointingLayer) or type(module).__name__ in _BLOCKS:
         return True
     # a UNet's transformer of one block goes whole, with the norm and the reordering around it
-    alone = len(getattr(module, "transformer_blocks", ())) == 1
-    return alone and not getattr(module, "gradient_checkpointing", True)
+    inner = list(getattr(module, "transformer_blocks", ()))
+    return len(inner) == 1 and not getattr(module, "gradient_checkpointing", True) and levers_of(inner[0]) is None
 
 
 def keep_compiled(folder: Path) -> None:
@@ -51,20 +54,28 @@ def keep_compiled(folder: Path) -> None:
 
 
 @contextmanager
-def compiled(blocks: Iterable[nn.Module]) -> Generator[None]:
-    """Let blocks compute compiled within the context: each shape and kind when it is first met."""
+def compiled(blocks: Iterable[nn.Module], backend: Any = "inductor") -> Generator[None]:
+    """Let blocks compute compiled within the context: each shape and kind when it is first met.
+
+    Args:
+        blocks: none inside another.
+        backend: of ``torch.compile``.
+    """
     import torch._dynamo
 
-    mine = list(blocks)
+    mine = [levers_of(block) or block for block in blocks]
     settings = torch._dynamo.config.patch(recompile_limit=_KINDS, accumulated_recompile_limit=8 * _KINDS)
     try:
         with settings:
             for block in mine:
-                block.compile(dynamic=False)
+                block.compile(backend=backend, dynamic=False)
             yield
     finally:
         for block in mine:
-            block._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage]
+            if isinstance(block, Thrifty):
+                block.as_written()
+            else:
+                block._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage]
 
 
 def as_written() -> AbstractContextManager[None]:

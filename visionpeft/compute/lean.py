@@ -50,7 +50,7 @@ class Lean:
         self._offloading = Offloading(device) if self.choice.offloaded else None
         for place in sorted(self.choice.streamed | self.choice.recomputed | self.choice.offloaded):
             block: Any = self._blocks[place]
-            block.forward = _Thrifty(
+            block.forward = Thrifty(
                 block,
                 self.streaming if place in self.choice.streamed else None,
                 streamed.index(place) if place in self.choice.streamed else 0,
@@ -70,8 +70,8 @@ class Lean:
     def undo(self) -> None:
         """Make the model an ordinary one again, all of it on the device."""
         for block in self._blocks:
-            thrifty = vars(block).get("forward")
-            if isinstance(thrifty, _Thrifty):
+            thrifty = levers_of(block)
+            if thrifty is not None:
                 thrifty.leave()
         if self.streaming is not None:
             self.streaming.recall()
@@ -87,24 +87,38 @@ class Lean:
         return f"of {count} blocks {', '.join(done) or 'none changed'}"
 
 
-class _Thrifty:
-    """A block's forward pass with its levers pulled; it stands in the block as its own ``forward``."""
+class Thrifty:
+    """A block's forward pass with its levers pulled; it stands in the block as its own ``forward``.
+
+    What it does around the block's own forward pass is never compiled; that pass itself may be.
+    """
 
     def __init__(
         self, block: nn.Module, streaming: Streaming | None, place: int, offloading: Offloading | None, *,
         recomputes: bool,
     ) -> None:  # fmt: skip
-        self._block, self._forward, self._instead = block, block.forward, vars(block).get("forward")
+        self._block, self._instead = block, vars(block).get("forward")
+        self._written: Forward = block.forward
+        self._forward = self._written
         self._streaming, self._place, self._offloading, self._recomputes = streaming, place, offloading, recomputes
         self._drawing = [module for module in block.modules() if _rate(module) > 0]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the block's own forward pass returns."""
         if not torch.is_grad_enabled():
             return self._computed(*args, **kwargs)
         if self._recomputes:
             return self._recomputed(*args, **kwargs)
         with self._packing():
             return self._computed(*args, **kwargs)
+
+    def compile(self, **options: Any) -> None:
+        """Compute the block's own forward pass compiled, now and again; options are ``torch.compile``'s."""
+        self._forward = torch.compile(self._written, **options)
+
+    def as_written(self) -> None:
+        """Compute it as it is written."""
+        self._forward = self._written
 
     def leave(self) -> None:
         """Give the block its own forward pass back."""
@@ -159,6 +173,12 @@ class _Thrifty:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
             yield
+
+
+def levers_of(block: nn.Module) -> Thrifty | None:
+    """Return what stands in a block's place for its forward pass; None where no lever is pulled on it."""
+    forward = vars(block).get("forward")
+    return forward if isinstance(forward, Thrifty) else None
 
 
 def _rate(module: nn.Module) -> float:

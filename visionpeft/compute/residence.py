@@ -12,7 +12,10 @@ from visionpeft.compute.memory import Room, device_memory
 from visionpeft.errors import VisionPeftError
 
 _EASY = 0.25
-"""Share of the free memory up to which all models stay: the rest is for what they compute."""
+"""Share of the free memory up to which models leave room enough for whatever they compute."""
+
+_SCARCE = ("cuda",)
+"""Kinds of devices that models leave when they are not in use."""
 
 _AWAY = torch.device("cpu")
 Mover = Callable[[torch.device], None]
@@ -21,17 +24,17 @@ Mover = Callable[[torch.device], None]
 class Residence:
     """Brings models to the device for a phase of work and takes them away for the next.
 
-    Where all of them are a small part of the device's free memory, all stay and nothing is ever moved. Otherwise the
-    device holds those that a phase uses and those that are settled.
+    A GPU holds those that a phase uses and those that are settled. Elsewhere all stay and nothing is ever moved.
 
     Args:
         models: by name, wherever they are.
         device: where they compute.
         movers: how a model is moved, where not all of it moves, by name.
-        moves: whether models come and go; None: as the device's free memory says.
+        moves: whether models come and go; None: on a GPU.
 
     Attributes:
         moves: whether they do.
+        tight: whether all of them would be more than a quarter of the device's free memory: work is done in small parts.
         here: names of the models on the device.
     """
 
@@ -44,7 +47,8 @@ class Residence:
         self._settled: set[str] = set()
         self._used: list[str] = []
         room = free_memory(device)
-        self.moves = moves if moves is not None else room is not None and self.bytes > _EASY * room
+        self.moves = device.type in _SCARCE if moves is None else moves
+        self.tight = room is not None and self.bytes > _EASY * room
         self.here: set[str] = set()
         if not self.moves:
             self.settle(*models)

@@ -39,7 +39,7 @@ class Thrift:
     attention: AttentionName = "auto"
 
     @property
-    def of_blocks(self) -> str:
-        """What is done to blocks other than computing them: "streamed", "offloaded", "computed again"; "" for none."""
-        shares = {"streamed": self.memory.stream, "offloaded": self.memory.offload, "computed again": self.recompute}
+    def elsewhere(self) -> str:
+        """Why what blocks need is not on the device all the time: "streamed", "offloaded"; "" where it is."""
+        shares = {"streamed": self.memory.stream, "offloaded": self.memory.offload}
         return next((name for name, share in shares.items() if share > 0), "")

@@ -75,8 +75,8 @@ def _dreambooth(config: DreamBoothRun, folder: Path) -> Shapes:
     Image.new("RGB", (side, side), "gray").save(folder / "1.png")
     instance = config.data.instance.model_copy(update={"images": folder})
     prior = config.data.prior and config.data.prior.model_copy(update={"images": folder})
-    # each draw is encoded when it is asked for: nothing without values can be kept by its values
-    data = config.data.model_copy(update={"instance": instance, "prior": prior, "cache": "none"})
+    cache = "none" if config.data.cache == "none" else "memory"  # nothing without values is written to a disk
+    data = config.data.model_copy(update={"instance": instance, "prior": prior, "cache": cache})
     task = DreamBooth(base, data, config.adapter, seed=config.train.seed)
     return Shapes(task, {"unet": base.unet, "vae": base.vae, **base.text_encoders}, _drawing(config, base, side))
 
@@ -93,8 +93,10 @@ def _drawing(config: DreamBoothRun, base: Base, side: int) -> dict[str, Callable
         times = torch.empty(at_once, dtype=torch.long, device=weight.device)
         states = encode_prompts(base, ["a"] * at_once)
         rows = torch.empty(at_once, dtype=torch.long, device=weight.device)
-        unet_forward(base, noise, times, states.of(rows), time_ids(base, at_once, (pixels, pixels)))
-        base.vae.decode(noise[: min(count, _DECODED)])
+        with base.on_device("unet"):
+            unet_forward(base, noise, times, states.of(rows), time_ids(base, at_once, (pixels, pixels)))
+        with base.on_device("vae"):
+            base.vae.decode(noise[: min(count, _DECODED)])
 
     found: dict[str, Callable[[], None]] = {}
     if prior := (config.data.prior if config.data.prior and config.data.prior.images is None else None):

@@ -169,7 +169,7 @@ def decode(base: Base, latents: Tensor, at_once: int = 4) -> list[Image.Image]:
     """
     vae = base.vae
     upcast = vae.dtype == torch.float16 and bool(vae.config.force_upcast)
-    at_once = 1 if base.places is not None and base.places.moves else at_once
+    at_once = 1 if base.places is not None and base.places.tight else at_once
     size = latents.shape[-2] * base.latent_scale_factor, latents.shape[-1] * base.latent_scale_factor
     with base.on_device("vae"), in_float32(vae) if upcast else nullcontext(), tiled(vae, "decode", size):
         parts = [vae.decode(_into(vae, part), return_dict=False)[0].float().cpu() for part in latents.split(at_once)]

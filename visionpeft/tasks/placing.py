@@ -27,8 +27,7 @@ def place(models: Mapping[str, nn.Module], trained: Mapping[str, nn.Module], con
           dtype: torch.dtype | None) -> Residence:  # fmt: skip
     """Apply a run's levers to the models in training, and return what moves all of them to the run's device.
 
-    Where they take little of its memory, all of them are there already. Otherwise they come for what they are needed
-    for; those in training are to be settled before the first step.
+    On a GPU they come for what they are needed for; those in training are to be settled before the first step.
 
     Where the run shares its base out over the processes, no model is ever whole on the device.
 
@@ -56,10 +55,10 @@ def place(models: Mapping[str, nn.Module], trained: Mapping[str, nn.Module], con
             if lean.choice.any:
                 context.progress.say(f"{name}: {lean}.")
     places = Residence(models, context.device, movers, moves=None if context.sharding is None else False)
-    if places.moves and len(models) > 1:
+    if places.tight and len(models) > 1:
         free = amount(free_memory(context.device) or 0)
         context.progress.say(
-            f"the base's models take {amount(places.bytes)} of {free} free on the GPU: each is there while needed."
+            f"the base's models take {amount(places.bytes)} of {free} free on the GPU: pictures are made one at a time."
         )
     return places
 

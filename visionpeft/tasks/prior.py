@@ -21,7 +21,7 @@ _AT_ONCE = 8
 
 def at_once(base: Base) -> int:
     """How many pictures go through the base together: one where its models take turns on the device."""
-    return 1 if base.places is not None and base.places.moves else _AT_ONCE
+    return 1 if base.places is not None and base.places.tight else _AT_ONCE
 
 
 def class_folder(base: Base, prior: PriorData, size: int, root: Path | None = None) -> Path:

@@ -167,6 +167,7 @@ class _Run:
         first = self.plan.micro(0)[0]
         with self._explained("looking at the attention of a batch"):
             self.attention = attention_of(self.task, config, first, self.precision, accelerator, self.progress)
+        let_go(self.device)  # what preparing needed is the steps' now, whose stream would not take it
 
     def _lay_out_steps(self) -> None:
         """Make the plan of batches and what makes steps, by the settings as they are."""
@@ -199,7 +200,7 @@ class _Run:
         if not compiles(self.config, self.device, self.config.steps - self.step):
             yield
             return
-        changed = "shared out" if self.sharding is not None else self.config.thrift.of_blocks
+        changed = "shared out" if self.sharding is not None else self.config.thrift.elsewhere
         if changed:
             self.progress.say(f"blocks that are {changed} are not compiled, which makes steps slower.")
             yield

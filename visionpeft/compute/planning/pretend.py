@@ -191,7 +191,7 @@ def as_on(device: torch.device) -> Generator[None]:
     common: Any = torch.cuda.amp.common
     checks: Any = torch.utils.checkpoint._allowed_determinism_checks_to_fns  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
     lacking = device.type == "cuda" and not torch.cuda.is_available()
-    # models come and go by the memory that is free here: the plan has them all there, which takes the most
+    # how much memory is free here says nothing of the card that is planned for
     places: list[tuple[Any, str, Any]] = [(checks, "default", _shape_and_type), (residence, "device_memory", _unknown)]
     if lacking:
         places += [(common, "amp_definitely_not_available", lambda: False),
