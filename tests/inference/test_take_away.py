@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
+from transformers import GenerationConfig
 
 from tests.tiny_speech import noise, whole_whisper
 from visionpeft.adapters.spec import DoraSpec, LohaSpec, LoraSpec
-from visionpeft.errors import AdapterError, ConfigError
+from visionpeft.errors import AdapterError, BaseModelError, ConfigError
 from visionpeft.files.ctranslate2 import write_transformers
 from visionpeft.inference.take_away import check_speech, export_peft, export_speech
 from visionpeft.inference.transcribe_model import WhisperEars, open_speech_model
@@ -21,10 +23,13 @@ def folder(tmp_path_factory) -> Path:
     return write_transformers(whole_whisper(), tmp_path_factory.mktemp("base") / "tiny")
 
 
-def saved(folder: Path, path: Path, spec, seed: int = 1) -> Path:
+TIMED = {"language": None, "task": "transcribe", "timestamps": True}
+
+
+def saved(folder: Path, path: Path, spec, seed: int = 1, about=TIMED) -> Path:
     base = load_speech(folder)
     manager = manage(base)
-    manager.add("a", {"model": spec}, about={"language": None, "task": "transcribe", "timestamps": True})
+    manager.add("a", {"model": spec}, about=about)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for group in manager.trainable("a").values():
@@ -75,6 +80,25 @@ def test_several_adapters_become_one_model(tmp_path, folder):
     made = export_speech(parts, tmp_path / "merged", "transformers", base=str(folder), dtype="float32")
     live = open_speech_model(parts, str(folder)).base
     assert heard(load_speech(made)) == heard(live) != heard(load_speech(folder))
+
+
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_a_merged_model_tells_what_it_was_trained_for(tmp_path, timestamps):
+    folder = write_transformers(whole_whisper(multilingual=True), tmp_path / "base")
+    about = {"language": "de", "task": "translate", "timestamps": timestamps}
+    file = saved(folder, tmp_path / "a.safetensors", LoraSpec(rank=2), about=about)
+    made = export_speech([(file, 1.0)], tmp_path / "merged", "transformers", base=str(folder), dtype="float32")
+    merged, base = open_speech_model((), str(made)), open_speech_model((), str(folder))
+    assert (merged.language, merged.task, merged.timestamps) == ("de", "translate", timestamps)
+    assert (base.language, base.task, base.timestamps) == (None, "transcribe", True)
+    assert open_speech_model((), str(made), language="en", task="transcribe").language == "en"
+    config = GenerationConfig.from_pretrained(made)
+    assert (config.language, config.task, config.return_timestamps) == ("de", "translate", timestamps)
+    told = json.loads((made / "generation_config.json").read_text())
+    told["visionpeft"]["task"] = 5
+    (made / "generation_config.json").write_text(json.dumps(told))
+    with pytest.raises(BaseModelError, match="damaged at 'visionpeft'"):
+        open_speech_model((), str(made))
 
 
 def test_types_and_formats_are_named(tmp_path, folder):

@@ -158,7 +158,7 @@ def export_speech(
 
     from visionpeft.files.checks import DTYPES
     from visionpeft.files.ctranslate2 import write_ctranslate2, write_transformers
-    from visionpeft.inference.transcribe_model import open_speech_model
+    from visionpeft.inference.transcribe_model import open_speech_model, tell_about
 
     if format not in SPEECH_FORMATS:
         near = did_you_mean(format, SPEECH_FORMATS)
@@ -168,6 +168,7 @@ def export_speech(
     opened = open_speech_model(adapters, base, progress=progress)
     if adapters:
         opened.manager.merge()
+        tell_about(opened)
     with progress.phase(f"writing {format}", 1) as bar:
         if format == "transformers":
             opened.base.to("cpu", DTYPES[dtype])

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from visionpeft.adapters.archive import Adapter
 from visionpeft.data.speech.audio import RATE, Audio
-from visionpeft.errors import AdapterError, ConfigError, did_you_mean
+from visionpeft.errors import AdapterError, BaseModelError, ConfigError, did_you_mean
+from visionpeft.inference.about import SpeechAbout
 from visionpeft.inference.transcribe_windows import Heard
 from visionpeft.progress import SILENT, Progress
 
@@ -31,6 +33,9 @@ log-likelihood of what was written is below the other (section 4.5 of Whisper's 
 
 _SILENT = ("<|nospeech|>", "<|nocaptions|>")
 """What that token is called."""
+
+_TOLD = "visionpeft"
+"""Where a merged model's generation settings say what its adapters were trained for."""
 
 _COMPRESSIBLE = 2.4
 """How many times shorter zlib makes a text that goes round in circles, at least."""
@@ -325,7 +330,27 @@ def open_speech_model(
         manager.attach(name, value)
     manager.activate({name: weight for name, (_, weight) in zip(values, adapters, strict=True)})
     loaded.model.eval()
-    return Opened(loaded, manager, spoken, wanted, timed)
+    told = SpeechAbout(timestamps=True) if values else _told(loaded)
+    return Opened(loaded, manager, spoken or told.language, wanted or told.task, timed and told.timestamps)
+
+
+def tell_about(opened: Opened) -> None:
+    """Have a model with merged adapters tell what they were trained for, transformers' own search and this program."""
+    about = SpeechAbout(language=opened.language, task=opened.task, timestamps=opened.timestamps)
+    config: Any = opened.base.model.generation_config
+    if opened.base.multilingual:
+        config.language, config.task = about.language, about.task
+    config.return_timestamps = about.timestamps  # which says nothing in folders of others: false in all of OpenAI's
+    setattr(config, _TOLD, about.model_dump())
+
+
+def _told(base: SpeechBase) -> SpeechAbout:
+    """What a model says that it was trained for, where this program merged it; else that of OpenAI's own."""
+    told: Any = getattr(base.model.generation_config, _TOLD, None)
+    try:
+        return SpeechAbout(timestamps=True) if told is None else SpeechAbout.model_validate(told)
+    except ValidationError as error:
+        raise BaseModelError(f"{base.id}: its generation_config.json is damaged at '{_TOLD}'; write it anew.") from error
 
 
 def _names(adapters: Sequence[tuple[Path, float]]) -> list[str]:
@@ -334,8 +359,10 @@ def _names(adapters: Sequence[tuple[Path, float]]) -> list[str]:
     return [stem if stems.count(stem) == 1 else f"{stem}-{number}" for number, stem in enumerate(stems, 1)]
 
 
-def _about(values: Mapping[str, Adapter], language: str | None, task: str | None) -> tuple[str | None, str, bool]:
-    """Language, task, and whether there are timestamps: as given, else as the adapters were trained."""
+def _about(
+    values: Mapping[str, Adapter], language: str | None, task: str | None
+) -> tuple[str | None, str | None, bool]:
+    """Language, task (None: nobody says), and whether there are timestamps: as given, else as the adapters were trained."""
     found: dict[str, str] = {}
     for key, given in (("language", language), ("task", task)):
         said = {str(value.metadata.heads[key]) for value in values.values() if value.metadata.heads.get(key)}
@@ -344,4 +371,4 @@ def _about(values: Mapping[str, Adapter], language: str | None, task: str | None
         if given or said:
             found[key] = given or next(iter(said))
     timed = all(bool(value.metadata.heads.get("timestamps", True)) for value in values.values())
-    return found.get("language"), found.get("task", "transcribe"), timed
+    return found.get("language"), found.get("task"), timed
