@@ -62,7 +62,10 @@ def commit() -> str:
     """The commit of the code that is measured; with a mark where files differ from it."""
     said = [
         subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=Path(__file__).parent).stdout
-        for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        for words in (
+            ("rev-parse", "--short", "HEAD"),
+            ("status", "--porcelain", "--untracked-files=no", "--", ":/*.py", ":/*.toml"),
+        )
     ]
     return f"{said[0].strip() or 'unknown'}{' with changes' if said[1].strip() else ''}"
 

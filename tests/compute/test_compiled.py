@@ -9,7 +9,7 @@ from tests.tiny import tiny_sd1, tiny_sdxl, tiny_vit
 from tests.tiny_speech import new_whisper
 from visionpeft.adapters.layers import Branch
 from visionpeft.adapters.spec import DoraSpec, LoraSpec
-from visionpeft.compute.compiled import as_written, blocks_of, compiled
+from visionpeft.compute.compiled import as_written, compilable, compiled
 from visionpeft.compute.lean import Lean
 from visionpeft.compute.thrift import Thrift
 from visionpeft.models.joined_attention import join_attention
@@ -77,7 +77,7 @@ def calls_of(model, given, blocks):
 @pytest.mark.parametrize("name", MODELS)
 def test_an_adapted_block_is_one_graph(name):
     model, given, kinds = served(name)
-    calls = calls_of(model, given, blocks_of(model))
+    calls = calls_of(model, given, compilable(model))
     assert set(calls) == kinds
     for block, args, kwargs in calls.values():
         torch._dynamo.reset()
@@ -87,14 +87,14 @@ def test_an_adapted_block_is_one_graph(name):
 
 def test_other_methods_are_one_graph_too():
     model, given, _ = served("vit", DoraSpec(rank=2, targets="attention"))
-    block, args, kwargs = calls_of(model, given, blocks_of(model))["ViTLayer"]
+    block, args, kwargs = calls_of(model, given, compilable(model))["ViTLayer"]
     torch._dynamo.reset()
     assert torch._dynamo.explain(block)(*args, **kwargs).graph_break_count == 0
 
 
 def test_equal_blocks_share_and_nothing_remains():
     model, given, _ = served("vit")
-    graphs, blocks = [], blocks_of(model)
+    graphs, blocks = [], compilable(model)
 
     def counting(graph, inputs):
         del inputs
@@ -127,7 +127,7 @@ def form_of(value):
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
 def test_a_unet_is_compiled_once_for_each_kind_and_shape_of_block(name):
     model, given, _ = served(name)
-    graphs, kinds, blocks = [], set(), blocks_of(model)
+    graphs, kinds, blocks = [], set(), compilable(model)
 
     def counting(graph, inputs):
         del inputs
@@ -174,7 +174,7 @@ def test_what_is_computed_again_is_compiled_and_gives_the_same_gradients(name):
 
     lean = Lean(model, torch.device("cpu"), Thrift(1.0))
     torch._dynamo.reset()
-    with compiled(blocks_of(model), backend=counting):
+    with compiled(compilable(model), backend=counting):
         found = gradients()
         made = len(runs)  # what is before everything that learns is not computed again
         assert 2 * len(lean.choice.recomputed) - 1 <= made <= 2 * len(lean.choice.recomputed)

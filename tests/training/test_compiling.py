@@ -16,7 +16,7 @@ from visionpeft.training.interrupt import TrainingInterruptedError
 ON = FULL.model_copy(update={"compile": "on"})
 
 
-class Block(GradientCheckpointingLayer):
+class ToyEncoderLayer(GradientCheckpointingLayer):
     """A layer that repeats, as far as anybody can tell."""
 
     def __init__(self, layer):
@@ -35,7 +35,7 @@ class Blocks(Toy):
 
     def __post_init__(self):
         super().__post_init__()
-        self.body = Block(self.body)
+        self.body = ToyEncoderLayer(self.body)
 
     def batch(self, positions):
         if self.stopping and len(self.seen) == 11:
@@ -116,6 +116,6 @@ def test_the_cache_is_the_programs_own_unless_the_environment_says_where(monkeyp
     given = []
     monkeypatch.setattr(compiling, "keep_compiled", given.append)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with compiling.compiled_blocks([nn.Sequential(Block(Toy().body))], lambda: None, Listening()) as done:
+    with compiling.compiled_blocks([nn.Sequential(ToyEncoderLayer(Toy().body))], lambda: None, Listening()) as done:
         assert done
     assert given == [tmp_path / "visionpeft" / "compiled"]

@@ -1,8 +1,12 @@
-"""The repeated blocks of a model, and which of them a lever is pulled on: by size, by order, without running them."""
+"""The repeated blocks of a model, and which of them a lever is pulled on: by size, by order, without running them.
+
+The one table of blocks: what is streamed, computed again, offloaded, shared out or compiled are blocks of it.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +29,22 @@ def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
     """Return the finest repeated blocks of a model by path, in the order of its modules."""
     modules = [(path, module) for path, module in model.named_modules() if _is_block(module)]
     return {path: module for path, module in modules if not any(map(_is_block, list(module.modules())[1:]))}
+
+
+def frozen_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """Return those of the blocks that have frozen weights, none of which is used outside of its block too."""
+    uses = _uses(model)
+    return {
+        path: block
+        for path, block in blocks_of(model).items()
+        if any(not parameter.requires_grad for parameter in block.parameters())
+        and all(uses[parameter] == count for parameter, count in _uses(block).items())
+    }
+
+
+def _uses(model: nn.Module) -> Counter[int]:
+    """In how many places of a model each of its parameters is, by its ``id``."""
+    return Counter(id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
 
 
 def _is_block(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ compiled is that which is computed twice.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -16,36 +16,31 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from visionpeft.compute.blocks import blocks_of
 from visionpeft.compute.lean import Thrifty, levers_of
-
-_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
-"""Classes of diffusers whose instances repeat in a UNet."""
 
 _KINDS = 128
 """How many shapes and kinds of blocks are compiled at most; torch would stop at 8."""
 
 
-def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks that are worth compiling, none inside another; none for models that repeat nothing known."""
-    return list(_blocks(model))
+def compilable(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks that are worth compiling, none inside another: transformers', and a UNet's residual ones.
+
+    A UNet's transformer of one block goes whole, with the norm and the reordering around it, where no lever is pulled.
+    """
+    alone = {
+        id(module.transformer_blocks[0]): module
+        for module in model.modules()
+        if len(getattr(module, "transformer_blocks", ())) == 1 and not getattr(module, "gradient_checkpointing", True)
+    }
+    blocks = [block for block in blocks_of(model).values() if _pays(block)]
+    return [block if levers_of(block) else alone.get(id(block), block) for block in blocks]
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    if _repeats(module):
-        yield module
-        return
-    for child in module.children():
-        yield from _blocks(child)
-
-
-def _repeats(module: nn.Module) -> bool:
+def _pays(block: nn.Module) -> bool:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    if isinstance(module, GradientCheckpointingLayer) or type(module).__name__ in _BLOCKS:
-        return True
-    # a UNet's transformer of one block goes whole, with the norm and the reordering around it
-    inner = list(getattr(module, "transformer_blocks", ()))
-    return len(inner) == 1 and not getattr(module, "gradient_checkpointing", True) and levers_of(inner[0]) is None
+    return isinstance(block, GradientCheckpointingLayer) or type(block).__module__.startswith("diffusers.")
 
 
 def keep_compiled(folder: Path) -> None:

@@ -34,7 +34,7 @@ class Residence:
 
     Attributes:
         moves: whether they do.
-        tight: whether all of them would be more than a quarter of the device's free memory: work is done in small parts.
+        tight: whether all of them would take more than a quarter of its free memory: work is done in small parts.
         here: names of the models on the device.
     """
 

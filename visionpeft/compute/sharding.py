@@ -21,7 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from visionpeft.adapters.layers import Shift
 from visionpeft.adapters.methods import is_quantized
 from visionpeft.adapters.slots import Part
-from visionpeft.compute.undivided import blocks
+from visionpeft.compute.blocks import frozen_blocks
 from visionpeft.errors import ConfigError, MissingExtraError, TrainingError
 
 SHARDED = "steps are not recorded, which makes them slower: the weights of a sharded base are gathered within them."
@@ -89,7 +89,7 @@ class Sharding:
         Raises:
             ConfigError: it has no blocks, its weights are quantized, or an adapter changes all of them.
         """
-        found = blocks(model)
+        found = frozen_blocks(model)
         _refuse(model, found)
         kept = _kept(model)
         begin, order = len(self._blocks), _Order()

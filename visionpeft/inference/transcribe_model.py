@@ -350,7 +350,9 @@ def _told(base: SpeechBase) -> SpeechAbout:
     try:
         return SpeechAbout(timestamps=True) if told is None else SpeechAbout.model_validate(told)
     except ValidationError as error:
-        raise BaseModelError(f"{base.id}: its generation_config.json is damaged at '{_TOLD}'; write it anew.") from error
+        raise BaseModelError(
+            f"{base.id}: its generation_config.json is damaged at '{_TOLD}'; write it anew."
+        ) from error
 
 
 def _names(adapters: Sequence[tuple[Path, float]]) -> list[str]:
@@ -362,7 +364,7 @@ def _names(adapters: Sequence[tuple[Path, float]]) -> list[str]:
 def _about(
     values: Mapping[str, Adapter], language: str | None, task: str | None
 ) -> tuple[str | None, str | None, bool]:
-    """Language, task (None: nobody says), and whether there are timestamps: as given, else as the adapters were trained."""
+    """Language and task, as given, else as the adapters were trained (None: nobody says); whether with timestamps."""
     found: dict[str, str] = {}
     for key, given in (("language", language), ("task", task)):
         said = {str(value.metadata.heads[key]) for value in values.values() if value.metadata.heads.get(key)}

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from visionpeft.compute.compiled import blocks_of, compiled, keep_compiled
+from visionpeft.compute.compiled import compilable, compiled, keep_compiled
 from visionpeft.data.cache import user_cache
 from visionpeft.progress import Progress
 from visionpeft.training.settings import TrainConfig
@@ -33,7 +33,7 @@ def compiled_blocks(models: Iterable[nn.Module], rehearse: Callable[[], None], p
         rehearse: makes a step that leaves no trace; everything that it needs is compiled in it.
         progress: shows that this takes time, or why it is not done.
     """
-    blocks = [block for model in models for block in blocks_of(model)]
+    blocks = [block for model in models for block in compilable(model)]
     with ExitStack() as stack:
         if not blocks:
             progress.say("nothing is compiled: this model has no blocks that are known to repeat.")
