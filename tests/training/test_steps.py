@@ -6,7 +6,7 @@ import torch
 from tests.training.test_resume import FULL, Listening, everything
 from tests.training.toy import Toy
 from visionpeft.compute.recorded import NotRecordableError, Recording
-from visionpeft.training import engine, steps
+from visionpeft.training import prepared, steps
 from visionpeft.training.engine import fit
 from visionpeft.training.rng import StandingRng, StepRng
 
@@ -39,7 +39,7 @@ def recorders(monkeypatch):
                 group["lr"] = torch.tensor(group["lr"])
             super().__init__(task, trainer, *others[:-1], given[-1] if given else None)
 
-    monkeypatch.setattr(engine, "Steps", Recorded)
+    monkeypatch.setattr(prepared, "Steps", Recorded)
     return given
 
 

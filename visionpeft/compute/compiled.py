@@ -28,9 +28,10 @@ def compilable(model: nn.Module) -> list[nn.Module]:
 
     A UNet's transformer of one block goes whole, with the norm and the reordering around it, where no lever is pulled.
     """
+    modules: list[Any] = list(model.modules())
     alone = {
         id(module.transformer_blocks[0]): module
-        for module in model.modules()
+        for module in modules
         if len(getattr(module, "transformer_blocks", ())) == 1 and not getattr(module, "gradient_checkpointing", True)
     }
     blocks = [block for block in blocks_of(model).values() if _pays(block)]

@@ -49,8 +49,8 @@ class Recorder:
     def _graph(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record the work without doing it, and return what does it."""
         graph = torch.cuda.CUDAGraph()
-        index = torch.cuda.current_device() if self._device.index is None else self._device.index
-        draws = torch.cuda.default_generators[index]
+        with torch.cuda.device(self._device):
+            draws = torch.cuda.default_generators[torch.cuda.current_device()]
         before = draws.clone_state()
         try:
             # other threads may go on to prepare samples meanwhile

@@ -12,42 +12,32 @@ import torch
 from accelerate import Accelerator
 
 from visionpeft.adapters.archive import Adapter
-from visionpeft.adapters.layers import Branch
 from visionpeft.compute.attending import attending
 from visionpeft.compute.compiled import as_written
-from visionpeft.compute.recorded import Recorder
-from visionpeft.compute.sharding import SHARDED
 from visionpeft.errors import TrainingError
 from visionpeft.progress import SILENT, Progress
 from visionpeft.safefile import write_atomically
-from visionpeft.training.attention import attention_of
-from visionpeft.training.batches import BatchPlan
 from visionpeft.training.checkpoint import Checkpoint
 from visionpeft.training.clock import Clock
 from visionpeft.training.compiling import compiled_blocks, compiles
 from visionpeft.training.deterministic import deterministic_kernels
-from visionpeft.training.fingerprint import require_same
 from visionpeft.training.guard import Guard
 from visionpeft.training.interrupt import StopRequest, TrainingInterruptedError
 from visionpeft.training.lock import locked
-from visionpeft.training.log import Window, merge_windows, sum_windows
+from visionpeft.training.log import merge_windows, sum_windows
+from visionpeft.training.prepared import Prepared
 from visionpeft.training.processes import processes_of
 from visionpeft.training.record import FitResult, RunRecord
-from visionpeft.training.remedies import memory_explained, not_a_number
-from visionpeft.training.rng import mix_seed
+from visionpeft.training.remedies import not_a_number
 from visionpeft.training.settings import TrainConfig
 from visionpeft.training.start import (
     as_begun,
     beginning,
-    launched_precision,
     open_accelerator,
-    open_sharding,
     require_continued,
 )
 from visionpeft.training.stepdown import Rung, let_go, lower, ran_out
-from visionpeft.training.steps import Steps
-from visionpeft.training.task import Context, Task
-from visionpeft.training.trainer import Trainer
+from visionpeft.training.task import Task
 
 T = TypeVar("T")
 
@@ -109,109 +99,62 @@ def fit(
         everything = {"train": config.fixed(processes.world), **(settings or {})}
         if begun is not None:
             require_continued(begun, config.steps, everything)
-        run = _Run(task, config, output, accelerator, progress, begun, ladder)
+        made = Prepared(task, config, accelerator, output, progress)
+        if begun is not None:
+            made.restore(begun)
+        record = RunRecord(output, task.metric, config.model_dump(), begun, accelerator, progress)
+        stack.callback(record.close)
         if processes.main:
             for name, text in (files or {}).items():
                 write_atomically(output / name, [text.encode()])
-        stack.callback(run.record.close)
+        run = _Run(task, made, record, progress, begun, ladder)
         run.train(everything, preview_every)
         return run.result()
 
 
 class _Run:
-    """One run: the task, what its steps change, and what is recorded of it.
+    """One run: what it is made with, and what is recorded of it.
 
     The trained state is put where the checkpoint ``begun`` left it.
     """
 
     def __init__(
-        self,
-        task: Task,
-        config: TrainConfig,
-        output: Path,
-        accelerator: Accelerator,
-        progress: Progress,
-        begun: Checkpoint | None,
-        ladder: Sequence[Rung] = (),
-    ) -> None:
-        self.ladder = ladder
-        self.task, self.config, self.accelerator, self.progress = task, config, accelerator, progress
-        self.processes = processes_of(accelerator)
-        self.device, self.window, self.clock = accelerator.device, Window(), Clock()
+        self, task: Task, made: Prepared, record: RunRecord, progress: Progress, begun: Checkpoint | None,
+        ladder: Sequence[Rung],
+    ) -> None:  # fmt: skip
+        self.task, self.made, self.record, self.progress, self.ladder = task, made, record, progress, ladder
+        self.processes, self.trainer = made.processes, made.trainer
+        self.clock = Clock()
         self._as_written: Callable[[], AbstractContextManager[Any]] = nullcontext
-        self.precision = launched_precision(config, accelerator)
-        self._prepare(output)
         self.step, self.meet_every = 0 if begun is None else begun.step, 1
-        if begun is not None:
-            self._restore(begun)
-        self.record = RunRecord(output, task.metric, config.model_dump(), begun, accelerator, progress)
 
-    def _prepare(self, output: Path) -> None:
-        config, accelerator = self.config, self.accelerator
-        rank, world = self.processes.rank, self.processes.world
-        dtype, thrift = self.precision.dtype, config.thrift
-        self.sharding = open_sharding(config, self.precision, self.task.components.values(), accelerator)
-        self.context = Context(
-            accelerator, self.device, dtype, rank, world, config.seed, output, self.progress, thrift,
-            global_batch=config.global_batch(world), sharding=self.sharding,
-        )  # fmt: skip
-        torch.manual_seed(mix_seed(config.seed, "prepare"))
-        with self._explained("preparing the task"):
-            self.task.prepare(self.context)
-        self.trainer = Trainer(self.task.trainable(), config, self.precision, world, self.task.rates())
-        components = self.task.components.values()
-        self.trainer.serve(part for model in components for part in model.modules() if isinstance(part, Branch))
-        self._lay_out_steps()
-        for module in components:
-            module.train()
-        first = self.plan.micro(0)[0]
-        with self._explained("looking at the attention of a batch"):
-            self.attention = attention_of(self.task, config, first, self.precision, accelerator, self.progress)
-        let_go(self.device)  # what preparing needed is the steps' now, whose stream would not take it
-
-    def _lay_out_steps(self) -> None:
-        """Make the plan of batches and what makes steps, by the settings as they are."""
-        config = self.config
-        size, accumulation = config.batch_size, config.gradient_accumulation
-        self.plan = BatchPlan(
-            config.seed, self.task.samples(), size, accumulation, self.processes.rank, self.processes.world
-        )
-        recorder = Recorder(self.device) if self.device.type == "cuda" and config.record == "auto" else None
-        if recorder is not None and self.sharding is not None:
-            self.progress.say(SHARDED)
-            recorder = None
-        self.steps = Steps(self.task, self.trainer, self.plan, self.precision, self.window, self.progress, recorder)
-
-    def _restore(self, begun: Checkpoint) -> None:
-        require_same({"samples": begun.state["samples"]}, {"samples": self.plan.samples})
-        tensors = begun.tensors()
-        windowed = {name: tensors.pop(name) for name in list(tensors) if name.startswith("window.")}
-        if self.processes.main:  # it was saved as the sum over all of them
-            self.window.restore(windowed, self.device)
-        self.trainer.restore(tensors, begun.state["numbers"])
+    @property
+    def config(self) -> TrainConfig:
+        """The settings as they are."""
+        return self.made.config
 
     def train(self, settings: Mapping[str, Any], preview_every: int) -> None:
         """Make the steps that are left."""
-        with attending(self.attention), self._compiled():
+        with attending(self.made.attention), self._compiled():
             self._train(settings, preview_every)
 
     @contextmanager
     def _compiled(self) -> Generator[None]:
-        if not compiles(self.config, self.device, self.config.steps - self.step):
+        if not compiles(self.config, self.made.device, self.config.steps - self.step):
             yield
             return
-        changed = "shared out" if self.sharding is not None else self.config.thrift.elsewhere
+        changed = "shared out" if self.made.sharding is not None else self.config.thrift.elsewhere
         if changed:
             self.progress.say(f"blocks that are {changed} are not compiled, which makes steps slower.")
             yield
             return
         models = self.task.components.values()
-        with self._explained("compiling"), compiled_blocks(models, self._rehearse, self.progress) as done:
+        with self.made.explained("compiling"), compiled_blocks(models, self._rehearse, self.progress) as done:
             self._as_written = as_written if done else nullcontext
             yield
 
     def _rehearse(self) -> None:
-        self.steps.rehearse(self.step)
+        self.made.steps.rehearse(self.step)
 
     def _train(self, settings: Mapping[str, Any], preview_every: int) -> None:
         config, note = self.config, ""
@@ -224,9 +167,9 @@ class _Run:
                 self._look_around(preview_every)
             self.clock.start(self.step)
             while not self._ended():
-                with self._explained("training"):
+                with self.made.explained("training"):
                     while not self._made():
-                        let_go(self.device)
+                        let_go(self.made.device)
                 self.step += 1
                 note = self._log_line() if self._due(config.log_every) else note
                 bar.advance(1, note)
@@ -240,28 +183,15 @@ class _Run:
     def _made(self) -> bool:
         """Make a step; where memory runs out in it before anything was moved, step down instead, if that can be."""
         try:
-            self.steps.make(self.step)
+            self.made.steps.make(self.step)
         except (MemoryError, RuntimeError) as error:
             found = lower(self.ladder, self.config)
-            if found is None or self.steps.moved or self.plan.world > 1 or not ran_out(error):
+            if found is None or self.made.steps.moved or self.made.plan.world > 1 or not ran_out(error):
                 raise
         else:
             return True
-        self._step_down(*found)
+        self.made.step_down(self.step, *found)
         return False
-
-    def _step_down(self, rung: Rung, config: TrainConfig) -> None:
-        """Go on with smaller settings: the same samples in a step, the same order, nothing lost."""
-        del self.steps  # and what was recorded
-        self.progress.say(
-            f"out of memory in step {self.step + 1}: {rung.name} from here on (train.batch_size={config.batch_size}, "
-            f"train.gradient_accumulation={config.gradient_accumulation}, "
-            f"train.gradient_checkpointing={config.gradient_checkpointing}); no step is lost."
-        )
-        rung.pull(self.task, self.context)
-        self.config = config
-        let_go(self.device)
-        self._lay_out_steps()
 
     def _due(self, every: int) -> bool:
         """Whether something that is done every so many steps, and after the last, is to be done now; 0: never."""
@@ -274,17 +204,17 @@ class _Run:
         """Whether to stop early; several processes agree when they meet, as they do every few seconds."""
         if self._ended():
             return False
-        if self.plan.world == 1:
+        if self.made.plan.world == 1:
             return stop.asked
         return self._due(self.meet_every) and any(self.processes.gathered(stop.asked))
 
     def _log_line(self) -> str:
         """Write a line of the log and return what to show beside the bar."""
         self._require_numbers()
-        means = merge_windows(self.processes.gathered(self.window.take()))
-        if means["gradient_norm"] == 0.0 and self.step <= self.config.log_every and not self.precision.scaled:
+        means = merge_windows(self.processes.gathered(self.made.window.take()))
+        if means["gradient_norm"] == 0.0 and self.step <= self.config.log_every and not self.made.precision.scaled:
             raise TrainingError("no gradient reaches the trained weights: the loss does not depend on them.")
-        times = self.processes.from_main(self.clock.lap(self.step, self.plan.global_batch))
+        times = self.processes.from_main(self.clock.lap(self.step, self.made.plan.global_batch))
         self.meet_every = max(1, min(self.config.log_every, int(_MEET / times["seconds_per_step"])))
         rates = self.trainer.learning_rates(self.step - 1)
         sent = {"exchanged_bytes": self.trainer.gradients.nbytes} if self.processes.world > 1 else {}
@@ -303,18 +233,18 @@ class _Run:
 
     def _found(self, look: Callable[[], T]) -> T:
         """What the processes find together, or the main one alone where the base is shared out."""
-        if self.sharding is None:
+        if self.made.sharding is None:
             return self.processes.from_main(look())
-        with self.context.turns():
+        with self.made.context.turns():
             mine = look() if self.processes.main else None
         return cast(T, self.processes.from_main(mine))
 
     def _save(self, settings: Mapping[str, Any]) -> None:
         adapter = self._captured()
-        state = {"settings": settings, "samples": self.plan.samples, "numbers": self.trainer.numbers()}
+        state = {"settings": settings, "samples": self.made.plan.samples, "numbers": self.trainer.numbers()}
         state["processes"] = self.processes.world
         with self.clock.paused():
-            tensors = {**self.trainer.tensors(), **sum_windows(self.processes.gathered(self.window.tensors()))}
+            tensors = {**self.trainer.tensors(), **sum_windows(self.processes.gathered(self.made.window.tensors()))}
             self.record.save(self.step, adapter, state, tensors, self.config.keep_checkpoints)
             self.processes.wait()
 
@@ -325,10 +255,7 @@ class _Run:
     def _require_numbers(self) -> None:
         bad = self.trainer.watch.first()
         if bad is not None:
-            raise not_a_number(bad + 1, self.task.files(self.plan.whole(bad)), self.record.store.steps())
-
-    def _explained(self, work: str) -> AbstractContextManager[None]:
-        return memory_explained(work, self.config.batch_size, self.config.thrift.recompute > 0)
+            raise not_a_number(bad + 1, self.task.files(self.made.plan.whole(bad)), self.record.store.steps())
 
     @contextmanager
     def _aside(self, work: str) -> Generator[None]:
@@ -336,7 +263,13 @@ class _Run:
         self._require_numbers()
         modules = [module for component in self.task.components.values() for module in component.modules()]
         modes = [module.training for module in modules]
-        with self.clock.paused(), self._explained(work), self.trainer.averaged(), self._as_written(), torch.no_grad():
+        with (
+            self.clock.paused(),
+            self.made.explained(work),
+            self.trainer.averaged(),
+            self._as_written(),
+            torch.no_grad(),
+        ):
             try:
                 for module in modules:
                     module.training = False
@@ -347,4 +280,4 @@ class _Run:
 
     def result(self) -> FitResult:
         """Return what the run came to."""
-        return replace(self.record.result(self.step, self._captured()), sharding=self.sharding)
+        return replace(self.record.result(self.step, self._captured()), sharding=self.made.sharding)
