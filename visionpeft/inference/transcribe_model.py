@@ -313,12 +313,15 @@ def open_speech_model(
     from visionpeft.compute.devices import best_device
     from visionpeft.files import read
     from visionpeft.models.manage import manage
-    from visionpeft.models.speech import load_speech
+    from visionpeft.models.speech import SPEECH_BASES, load_speech
 
     values = {name: read(path) for name, (path, _) in zip(_names(adapters), adapters, strict=True)}
     place = base or next((value.metadata.base for value in values.values() if value.metadata.base), "")
     if not place:
-        raise ConfigError("no base: name it with --base, or give an adapter that tells its own.")
+        raise ConfigError(
+            "no base: give an adapter that tells its own, or name one with --base: a folder, a hub id, or the embedded"
+            f" {', '.join(SPEECH_BASES)}."
+        )
     spoken, wanted, timed = _about(values, language, task)
     seeds = [value.metadata.heads.get("scratch") for value in values.values()]
     seed = next((one for one in seeds if one is not None), None)
