@@ -85,9 +85,8 @@ def test_settings_of_the_report_hold_for_other_data_too(
         assert run([str(word) for word in ("evaluate", what, *data, "--output", output)]) == 0, capsys.readouterr().err
         figures = json.loads((output / "metrics.json").read_text())["figures"]
         assert [term["term"] for term in figures["terms"]["by_term"]] == ["low"]
-        assert (
-            run([str(word) for word in ("evaluate", what, *data, "report.term=[a]", "--output", tmp_path / "n")]) == 2
-        )
+        wrong = ("evaluate", what, *data, "report.term=[a]", "--output", tmp_path / "no")
+        assert run([str(word) for word in wrong]) == 2
         assert "override 'report.term=[a]'" in capsys.readouterr().err
 
 
