@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train a Whisper on speech with its text.
 
-    python scripts/train_whisper.py --speech talks.csv --base openai/whisper-tiny.en [--language …] [key=value …]
+    python scripts/train_whisper.py --speech talks.csv [--base openai/whisper-small] [--language …] [key=value …]
     accelerate launch scripts/train_whisper.py configs/transcribe_table.yaml [key=value …]
 
 ``--speech`` is a table (.csv, .tsv, .jsonl, .parquet) with a row a recording, a folder of Common Voice, or an
@@ -22,7 +22,6 @@ SCRIPT = Script(
     about=__doc__,
     task="transcribe",
     data=Flag("--speech", {"data.source": lambda path: json.dumps(source_of(Path(path)))}, "table or folder"),
-    base="hub id, or folder of a transformers model",
     flags=(
         Flag("--language", "language", "Whisper's code of it: en, mr, …; not for English-only bases"),
         Flag("--by", "data.split.by", "column whose values are kept in one split: speaker"),

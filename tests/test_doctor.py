@@ -14,6 +14,9 @@ from visionpeft import doctor
 from visionpeft.cli import run
 from visionpeft.compute.memory import Room
 from visionpeft.doctor import LIBRARIES, PAIRS, Extra, Pair, Problem, diagnose, find_extra, find_pairs, lines
+from visionpeft.models.base import EMBEDDED
+from visionpeft.models.speech import SPEECH_BASES
+from visionpeft.models.vision import VISION_BASES
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +111,14 @@ def test_little_room_is_told():
     ]
     assert [p.what for p in doctor.room_problems(enough, little)] == ["1.0 GiB of disk are free, runs may need 2.0 GiB"]
     assert doctor.room_problems(enough, enough) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "name"), [(table, name) for table in (EMBEDDED, VISION_BASES, SPEECH_BASES) for name in table]
+)
+def test_every_embedded_base_is_loaded(monkeypatch: pytest.MonkeyPatch, table: dict[str, str], name: str):
+    assert doctor._assets() == []
+    monkeypatch.setitem(table, name, "gone")
+    (problem,) = doctor._assets()
+    assert problem.serious
+    assert f"the embedded base {name} does not load" in problem.what

@@ -50,6 +50,7 @@ def test_speech_is_a_table_or_a_folder(settings, tmp_path: Path):
     run = settings("whisper", "--speech", tmp_path / "talks.tsv", *base, "--method", "prompt", "adapter.tokens=4")
     assert (run.task, run.output, run.data.source.path) == ("transcribe", Path("runs/talks"), tmp_path / "talks.tsv")
     assert (run.adapter.method, run.adapter.tokens, run.language) == ("prompt", 4, None)
+    assert settings("whisper", "--speech", tmp_path / "talks.tsv").base == "visionpeft/small-whisper"
     run = settings("whisper", "--speech", tmp_path / "voices", *base, "--language", "mr", "--by", "client_id")
     assert run.data.split.by == "client_id"
     assert (run.data.source.format, run.data.source.folder, run.language) == ("common_voice", tmp_path / "voices", "mr")

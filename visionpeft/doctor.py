@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,9 @@ EXTRAS: Mapping[str, str] = {
     "trackio": "trackers: [trackio]",
     "bitsandbytes": "8-bit optimizers on CUDA",
     "torchvision": "faster picture processing in transformers",
+    "soundfile": "speech: reading sound",
+    "jiwer": "speech: error rates",
+    "ctranslate2": "export --format ctranslate2",
 }
 """Optional packages: import name -> what they are for."""
 
@@ -225,15 +229,26 @@ def room_problems(memory: Room, room: Room) -> list[Problem]:
 
 
 def _assets() -> list[Problem]:
-    """The embedded base, which is package data."""
+    """The embedded bases, which are package data."""
     from visionpeft.errors import VisionPeftError
     from visionpeft.models.base import load_base
+    from visionpeft.models.speech import load_speech
+    from visionpeft.models.vision import load_vision
 
-    try:
-        load_base("visionpeft/emoji-sd")
-    except (VisionPeftError, OSError) as error:
-        return [Problem(f"the embedded base does not load: {error}", "reinstall visionpeft", serious=True)]
-    return []
+    bases: dict[str, Callable[[str], object]] = {
+        "visionpeft/emoji-sd": load_base,
+        "visionpeft/emoji-vit": partial(load_vision, task="classify"),
+        "visionpeft/emoji-detr": partial(load_vision, task="detect"),
+        "visionpeft/small-whisper": load_speech,
+    }
+    problems: list[Problem] = []
+    for name, load in bases.items():
+        try:
+            load(name)
+        except (VisionPeftError, OSError) as error:
+            what = f"the embedded base {name} does not load: {error}"
+            problems.append(Problem(what, "reinstall visionpeft", serious=True))
+    return problems
 
 
 def lines(diagnosis: Diagnosis) -> list[str]:

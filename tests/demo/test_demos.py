@@ -15,7 +15,6 @@ from visionpeft.config import TASKS, load_config
 from visionpeft.demo import DEMOS, demo_named
 from visionpeft.demo.scenes import CAMERAS, SUBJECTS, compose, cutout, cutouts, write_boxes, write_classes
 from visionpeft.errors import ConfigError
-from visionpeft.models.base import ASSETS
 from visionpeft.run import JOBS
 
 
@@ -76,19 +75,7 @@ def test_boxes_are_written_as_coco(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        "classify",
-        "detect",
-        pytest.param(
-            "transcribe",
-            marks=pytest.mark.skipif(
-                not (ASSETS / "small-whisper" / "config.json").is_file(), reason="no embedded Whisper in this tree"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", ["classify", "detect"])
 def test_the_short_demo_ends_in_a_report(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     output = tmp_path / "demo"
     assert run(["demo", name, "--short", "--output", str(output), "--json"]) == 0

@@ -1,4 +1,4 @@
-"""The demo of transcription, with a tiny Whisper in the place of the embedded one."""
+"""The demo of transcription in its short form: its report, and that its settings are a run."""
 
 from __future__ import annotations
 
@@ -7,23 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny_speech
 from visionpeft.adapters.archive import Adapter
 from visionpeft.cli import run
 from visionpeft.config import config_from
-from visionpeft.demo.transcribe import demo_settings
-from visionpeft.models.speech import SPEECH_BASES
+from visionpeft.demo.transcribe import DIGITS, demo_settings
 
 
-@pytest.fixture
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tiny_speech, "SECONDS", 6)
-    folder = tiny_speech.write_whisper(tmp_path / "base", multilingual=False)
-    monkeypatch.setitem(SPEECH_BASES, "visionpeft/small-whisper", str(folder))
-    return folder
-
-
-@pytest.mark.usefixtures("base")
+@pytest.mark.slow
 def test_a_speaker_is_learned_from_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     output = tmp_path / "demo"
     status = run(["demo", "transcribe", "--short", "--output", str(output), "--json"])
@@ -33,7 +23,14 @@ def test_a_speaker_is_learned_from_the_package(tmp_path: Path, capsys: pytest.Ca
     assert Adapter.load(Path(found["adapter"])).metadata.base == "visionpeft/small-whisper"
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["utterances"] == {"train": 65, "validation": 15, "test": 20}
-    assert "<audio" in Path(found["report"]).read_text()
+    assert metrics["base_figures"]["rates"]["marks"]["wer"]["rate"] == found["metrics"]["base_wer_marks"]
+    assert 0.05 < found["metrics"]["base_wer_marks"] < 0.5
+    assert found["metrics"]["wer_marks"] < 0.5
+    assert {term["term"] for term in metrics["figures"]["terms"]["by_term"]} == set(DIGITS)
+    assert len(metrics["figures"]["groups"]["length"]) == 3
+    page = Path(found["report"]).read_text()
+    assert "<audio" in page
+    assert "The base alone: " in page
     assert run(["demo", "transcribe", "--short", "--output", str(output)]) == 2
     assert "exists: nothing is written over" in capsys.readouterr().err
 

@@ -57,10 +57,15 @@ DATA = {
 }
 
 
+@pytest.mark.parametrize("embedded", [False, True], ids=["tiny", "embedded"])
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_a_settings_file_runs(config: Path, tmp_path: Path):
-    base = write_whisper(tmp_path / "base", multilingual=config.stem != "transcribe_table")
-    changes = [*DATA[config.stem](tmp_path), *SHORT, f"base={base}", f"output={tmp_path / 'out'}"]
+def test_a_settings_file_runs(config: Path, embedded: bool, tmp_path: Path):
+    base = (
+        ["base=visionpeft/small-whisper", "language=null"]
+        if embedded
+        else [f"base={write_whisper(tmp_path / 'base', multilingual=config.stem != 'transcribe_table')}"]
+    )
+    changes = [*DATA[config.stem](tmp_path), *SHORT, *base, f"output={tmp_path / 'out'}"]
     result = train(load_config(config, changes))
     assert result is not None
     assert result.report.is_file()

@@ -186,9 +186,15 @@ def sure_of_silence(base, clip: np.ndarray) -> None:
     settings.suppress_tokens = [token]  # as in all published models
 
 
+def fading(seed: int, seconds: float) -> np.ndarray:
+    """Noise that fades, as speech does and a hum does not."""
+    sound = noise(seed, seconds)
+    return sound * np.linspace(1.0, 0.5, len(sound), dtype=np.float32)
+
+
 @pytest.mark.parametrize("timestamps", [False, True])
 def test_nothing_is_written_where_the_model_says_that_nobody_speaks(monkeypatch, timestamps):
-    base, clips = whole_whisper(), [noise(1, 2.0), noise(2, 4.5)]
+    base, clips = whole_whisper(), [fading(1, 2.0), fading(2, 4.5)]
     settings = base.model.generation_config
     settings.suppress_tokens = [base.tokenizer.convert_tokens_to_ids("<|nospeech|>")]
     before = [list(one.ids) for one in WhisperEars(base).heard(clips, timestamps=timestamps)]
@@ -198,6 +204,15 @@ def test_nothing_is_written_where_the_model_says_that_nobody_speaks(monkeypatch,
     assert after[0] == []
     monkeypatch.setattr(transcribe_model, "DOUBTFUL", -1000.0)  # what was written is believed
     assert [list(one.ids) for one in WhisperEars(base).heard(clips, timestamps=timestamps)] == before
+
+
+def test_a_steady_sound_is_no_speech_where_the_model_says_so_too(monkeypatch):
+    monkeypatch.setattr(transcribe_model, "DOUBTFUL", -1000.0)  # what was written is believed
+    for clip, silent in ((noise(1, 2.0), True), (fading(1, 2.0), False)):
+        base = whole_whisper()
+        assert WhisperEars(base).heard([clip], timestamps=False)[0].ids  # the model does not say so yet
+        sure_of_silence(base, clip)
+        assert (not WhisperEars(base).heard([clip], timestamps=False)[0].ids) == silent
 
 
 def test_a_texts_likelihood_is_the_mean_of_its_tokens():

@@ -10,7 +10,8 @@ from tests.inference.talk import FIRST, Oracle, Talk, talk
 from visionpeft.data.speech.audio import RATE, read_audio
 from visionpeft.inference import transcribe_windows
 from visionpeft.inference.transcribe import Windows, transcribe
-from visionpeft.inference.transcribe_windows import Heard, Recording, Walk, read_window
+from visionpeft.inference.transcribe_windows import Heard, Recording, Walk, read_window, steady
+from visionpeft.models.base import ASSETS
 
 
 def text(ids):
@@ -114,3 +115,24 @@ def test_a_recording_is_the_file_whatever_the_blocks(tmp_path, monkeypatch):
         assert np.array_equal(recording.part(start, end), whole[round(start * RATE) : round(end * RATE)])
     recording.forget()
     assert np.array_equal(recording.part(1.0, 2.0), whole[RATE : 2 * RATE])
+
+
+def test_hums_and_noise_are_steady_and_speech_is_not():
+    times, rng = np.arange(4 * RATE) / RATE, np.random.default_rng(0)
+    noise = rng.standard_normal(len(times))
+    hums = [np.sin(2 * np.pi * pitch * times) for pitch in (50, 60, 440)]
+    for sound in (*hums, hums[0] + 0.5 * np.sin(2 * np.pi * 150 * times), hums[1] + 0.1 * noise, noise):
+        assert steady(sound.astype(np.float32))
+    for path in sorted((ASSETS / "speech" / "test").glob("*.flac")):
+        speech = read_audio(path)
+        drowned = speech + rng.standard_normal(len(speech)) * np.sqrt(np.square(speech).mean())  # as loud as itself
+        assert not steady(speech)
+        assert not steady(drowned.astype(np.float32))
+    assert not steady(np.zeros(100, np.float32))  # too short to be told
+
+
+def test_what_grows_by_more_than_three_decibels_is_not_steady():
+    times = np.arange(RATE) / RATE
+    hum = np.sin(2 * np.pi * 50 * times)
+    assert steady((hum * np.linspace(1.0, 0.75, RATE)).astype(np.float32))
+    assert not steady((hum * np.linspace(1.0, 0.65, RATE)).astype(np.float32))

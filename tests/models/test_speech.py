@@ -14,9 +14,11 @@ from transformers import WhisperConfig
 from tests.tiny_speech import new_whisper, tiny_whisper, write_whisper
 from visionpeft.adapters.spec import LoraSpec, VptSpec
 from visionpeft.errors import AdapterError, BaseModelError, ConfigError, TargetError
+from visionpeft.models.base import load_base
 from visionpeft.models.family import family_of
 from visionpeft.models.manage import manage
 from visionpeft.models.speech import load_speech
+from visionpeft.models.vision import load_vision
 
 TARGETS = {
     "attention": 24, "attention.q": 6, "self-attention": 16, "self-attention.v": 4, "cross-attention": 8,
@@ -163,3 +165,17 @@ def test_a_shortened_base_hears_the_first_of_what_it_heard(tmp_path: Path):
     assert torch.allclose(heard, encoder.layer_norm(by_hand), atol=1e-6)
     with pytest.raises(ConfigError, match=r"data.window: 3 s, but .* hears 1 s at once"):
         short.shorten(3)
+
+
+def test_the_embedded_whisper_is_there_and_other_names_of_ours_are_told_at_once():
+    base = load_speech("visionpeft/small-whisper")
+    assert base.window == 10
+    assert base.languages == ("en",)
+    assert base.family.name == "whisper"
+    for name in ("visionpeft/smal-whisper", "visionpeft/emoji-vit"):
+        with pytest.raises(BaseModelError, match=r"is not an embedded base .* mean 'visionpeft/small-whisper'"):
+            load_speech(name)
+    with pytest.raises(BaseModelError, match="Did you mean 'visionpeft/emoji-vit'"):
+        load_vision("visionpeft/emoji-vti", task="classify")
+    with pytest.raises(BaseModelError, match="Did you mean 'visionpeft/emoji-sd'"):
+        load_base("visionpeft/emojisd")

@@ -158,7 +158,11 @@ class TranscribeRun(RunConfig, frozen=True, extra="forbid"):
     """A Whisper that writes down the speech of a place or a trade, with its report."""
 
     task: Literal["transcribe"] = Field(description="What is learned: transcribe.")
-    base: str = Field(min_length=1, description="A hub id or a folder of a Whisper of transformers.")
+    base: str = Field(
+        default="visionpeft/small-whisper",
+        min_length=1,
+        description="An embedded base, a hub id or a folder of a Whisper of transformers.",
+    )
     scratch: bool = Field(default=False, description="Begin with random weights: what the base itself is worth.")
     language: str | None = Field(
         default=None, description="Of the speech, as Whisper's code of it: en, mr, …; null for English-only bases."

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from visionpeft.delivery.classification_page import Context, measured
-from visionpeft.delivery.parts import given_parts, make_room, measured_again, measured_run, opened, other_data
+from visionpeft.delivery.parts import (
+    given_parts,
+    make_room,
+    measured_again,
+    measured_run,
+    opened,
+    other_data,
+    report_settings,
+)
 from visionpeft.delivery.result import ADAPTER, RunFacts, RunResult, with_about
 from visionpeft.delivery.vision import framed_base
 from visionpeft.errors import DataError
@@ -124,7 +132,7 @@ def measure(
 
     pictures, splits = _data(job, classifier.about, settings, progress)
     found = measured_again(job, splits, pictures, _answer(classifier, progress, tta=job.tta))
-    report = _report_config(settings, classifier.about)
+    report = _report_config(job, settings, classifier.about)
     facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings, found.part)
     context = Context(
         facts, classifier, found.data, splits, report, settings.data.split.leaks if settings is not None else None
@@ -164,10 +172,10 @@ def format_of(path: Path) -> str:
     return kinds[path.suffix]
 
 
-def _report_config(settings: ClassifyRun | None, about: ClassifierAbout) -> ReportConfig:
+def _report_config(job: Evaluation, settings: ClassifyRun | None, about: ClassifierAbout) -> ReportConfig:
     """What is measured: as the run says, with the adapter's own thresholds where nothing is chosen."""
     from visionpeft.evaluation.classification.settings import ReportConfig
 
-    config = settings.report if settings is not None else ReportConfig()
+    config = report_settings(job, settings, ReportConfig)
     point = config.operating_point.model_copy(update={"thresholds": about.thresholds})
     return config.model_copy(update={"operating_point": point})

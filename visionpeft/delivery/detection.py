@@ -6,7 +6,16 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from visionpeft.delivery.parts import Measured, given_parts, make_room, measured_again, measured_run, opened, other_data
+from visionpeft.delivery.parts import (
+    Measured,
+    given_parts,
+    make_room,
+    measured_again,
+    measured_run,
+    opened,
+    other_data,
+    report_settings,
+)
 from visionpeft.delivery.result import ADAPTER, RunFacts, RunResult, run_facts, with_about
 from visionpeft.delivery.vision import framed_base
 from visionpeft.errors import DataError
@@ -92,7 +101,7 @@ def measure(
 
     scenes, splits = _data(job, detector.about, settings, progress)
     found = measured_again(job, splits, scenes, _answer(detector, progress, tta=job.tta))
-    config = settings.report if settings is not None else DetectionReportConfig()
+    config = report_settings(job, settings, DetectionReportConfig)
     if not job.chooses:
         config = config.model_copy(update={"threshold": detector.about.threshold})
     facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings, found.part)

@@ -21,7 +21,8 @@ class Evaluation:
 
     Attributes:
         what: a run's folder, or an adapter's file.
-        overrides: settings laid over the run's.
+        overrides: settings laid over the run's; with other data over those of the data, and "report.…" over the
+            report's.
         data: other data than the run's; None takes the run's own.
         split: "test", "validation", "train" or "all".
         output: folder of the report; it must not exist yet.
@@ -41,6 +42,16 @@ class Evaluation:
     def part(self) -> str:
         """Which of the run's own pictures are measured; "test" where it is other data: nothing was learned of it."""
         return self.split if self.data is None else "test"
+
+    @property
+    def of_report(self) -> tuple[str, ...]:
+        """The overrides that are of the report."""
+        return tuple(text for text in self.overrides if text.startswith("report."))
+
+    @property
+    def of_data(self) -> tuple[str, ...]:
+        """The others, which are of the data where those are not the run's."""
+        return tuple(text for text in self.overrides if not text.startswith("report."))
 
     @property
     def chooses(self) -> bool:
@@ -98,4 +109,4 @@ def _found(job: Evaluation) -> tuple[Path, Any]:
     adapter, config = job.what / ADAPTER, job.what / CONFIG
     if not adapter.is_file():
         raise DataError(f"{job.what} holds no finished run: expected {ADAPTER} there.")
-    return adapter, load_config(config, job.overrides)
+    return adapter, load_config(config, job.overrides if job.data is None else job.of_report)

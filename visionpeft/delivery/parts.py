@@ -198,7 +198,28 @@ def other_data(
     if path is None:
         raise ConfigError("name the data with --data.")
     if path.suffix in (".yaml", ".yml"):
-        source = read_source(path, job.overrides)
+        source = read_source(path, job.of_data)
     else:
-        source = apply_overrides(Source("--data", {"source": dict(source_of(path))}), job.overrides)
+        source = apply_overrides(Source("--data", {"source": dict(source_of(path))}), job.of_data)
     return validate(kind, replace(source, values={**known, **source.values}))
+
+
+def report_settings(job: Evaluation, settings: Any, kind: type[Config]) -> Config:
+    """Return what is measured, and how: as the run's settings say, or as the overrides do where there is no run.
+
+    Args:
+        job: has the overrides.
+        settings: of the run; None where an adapter alone is measured.
+        kind: the class of the report's settings.
+
+    Raises:
+        ConfigError: an override is wrong.
+    """
+    from visionpeft.config import validate
+    from visionpeft.config.source import Source, apply_overrides
+
+    if settings is not None:
+        return settings.report
+    source = apply_overrides(Source("overrides", {"report": {}}), job.of_report)
+    places = {key[1:]: place for key, place in source.places.items()}
+    return validate(kind, replace(source, values=source.values["report"], places=places))

@@ -58,13 +58,12 @@ def deliver(config: TranscribeRun, task: Transcription, result: FitResult, progr
         DataError: there is neither test nor validation speech.
     """
     from visionpeft.delivery.speech_evaluation import report
-    from visionpeft.inference.listener import Listener
     from visionpeft.inference.transcribe_model import open_speech_model
 
     splits, path = task.splits, result.adapter.save(config.output / ADAPTER)
     device = make_room(task.base, result, progress)
     part, name = reported_part(splits, progress, "recordings")
-    listener = Listener(open_speech_model([(path, 1.0)], progress=progress, device=device).base, task.listener.about)
+    opened = open_speech_model([(path, 1.0)], progress=progress, device=device)
     facts = RunFacts(config.output, path, result.adapter, config, name)
-    page, figures = report(listener, splits, part, facts, config.report, progress)
+    page, figures = report(opened, task.listener.about, splits, part, facts, config.report, progress)
     return RunResult(None, path, {}, page, figures)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visionpeft.delivery.parts import report_settings
 from visionpeft.delivery.result import RunFacts, RunResult, run_facts
 from visionpeft.errors import ConfigError, DataError
 from visionpeft.progress import Progress, RecordingProgress
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
     from visionpeft.data.speech.splits import SpeechSplits
     from visionpeft.data.speech.utterances import Utterances
     from visionpeft.delivery.evaluation import Evaluation
-    from visionpeft.evaluation.speech.figures import SpeechReportConfig
-    from visionpeft.inference.listener import Listener
+    from visionpeft.evaluation.speech.figures import SpeechFigures, SpeechReportConfig
+    from visionpeft.inference.about import SpeechAbout
+    from visionpeft.inference.transcribe_model import Opened
+
+_OF_THE_BASE = ("wer_raw", "wer_whisper", "wer_marks", "term_recall")
+"""Figures that are told of the base alone as well."""
 
 
 def measure(job: Evaluation, settings: TranscribeRun | None, adapter: Path, progress: RecordingProgress) -> RunResult:
@@ -36,7 +41,6 @@ def measure(job: Evaluation, settings: TranscribeRun | None, adapter: Path, prog
     """
     from visionpeft.evaluation.speech.figures import SpeechReportConfig
     from visionpeft.inference.about import SpeechAbout
-    from visionpeft.inference.listener import Listener
     from visionpeft.inference.transcribe_model import open_speech_model
 
     if job.tta:
@@ -47,14 +51,14 @@ def measure(job: Evaluation, settings: TranscribeRun | None, adapter: Path, prog
     about = SpeechAbout.model_validate(
         {"language": opened.language, "task": opened.task, "timestamps": opened.timestamps}
     )
-    listener = Listener(opened.base, about)
-    config = settings.report if settings is not None else SpeechReportConfig()
-    page, figures = report(listener, splits, part, _facts(job, settings, adapter), config, progress)
+    config = report_settings(job, settings, SpeechReportConfig)
+    page, figures = report(opened, about, splits, part, _facts(job, settings, adapter), config, progress)
     return RunResult(None, adapter, {}, page, figures)
 
 
 def report(
-    listener: Listener,
+    opened: Opened,
+    spoken: SpeechAbout,
     splits: SpeechSplits,
     part: Utterances,
     facts: RunFacts,
@@ -64,7 +68,8 @@ def report(
     """Write the report of utterances; return its page and the figures by name.
 
     Args:
-        listener: the model with its adapter.
+        opened: the model with its adapter.
+        spoken: language, task and timestamps.
         splits: all data, for what the page tells of them.
         part: the utterances that are measured.
         facts: about the run.
@@ -74,16 +79,28 @@ def report(
     from visionpeft.evaluation.speech.about import SpeechRunAbout
     from visionpeft.evaluation.speech.figures import speech_figures
     from visionpeft.evaluation.speech.report import write_speech_report
+    from visionpeft.inference.listener import Listener
 
+    listener = Listener(opened.base, spoken)
+    config = config.model_copy(update={"language": config.language or listener.writes})
     transcripts = listener.transcripts(part, label=f"{facts.part} utterances", progress=progress)
-    figures = speech_figures(transcripts, config.model_copy(update={"language": config.language or listener.writes}))
-    about = SpeechRunAbout(**run_facts(facts, listener.base, progress), **_data_facts(splits, facts.settings))
-    page = write_speech_report(facts.folder, figures, transcripts, part.audio, about)
-    return page, headline(figures)
+    figures, bare = speech_figures(transcripts, config), None
+    if config.base and facts.adapter.metadata.heads.get("scratch") is None:  # random weights have nothing to say
+        with opened.manager.using({}):
+            before = listener.transcripts(part, label="the base alone", progress=progress)
+        bare = speech_figures(before, config.model_copy(update={"worst": 0, "by": ()}))
+    about = SpeechRunAbout(**run_facts(facts, opened.base, progress), **_data_facts(splits, facts.settings))
+    page = write_speech_report(facts.folder, figures, transcripts, part.audio, about, bare)
+    return page, headline(figures, bare)
 
 
-def headline(figures: Any) -> dict[str, float]:
-    """Return the figures of a run by name: error rates in each normalisation, terms, failures, real-time factor."""
+def headline(figures: SpeechFigures, bare: SpeechFigures | None = None) -> dict[str, float]:
+    """Return the figures of a run by name: error rates in each normalisation, terms, failures, real-time factor.
+
+    Args:
+        figures: of the model with its adapter.
+        bare: of the base alone: its error rates and recall of terms are named "base_…".
+    """
     named: dict[str, float | None] = {}
     for name, rates in figures.rates.items():
         named |= {f"wer_{name}": rates.wer.rate, f"cer_{name}": rates.cer.rate}
@@ -92,6 +109,8 @@ def headline(figures: Any) -> dict[str, float]:
     failures = figures.failures
     named |= {"hallucinations": failures.hallucinations, "repetitions": failures.repetitions}
     named["real_time_factor"] = figures.real_time_factor
+    if bare is not None:
+        named |= {f"base_{name}": value for name, value in headline(bare).items() if name in _OF_THE_BASE}
     return {name: float(value) for name, value in named.items() if value is not None}
 
 
@@ -150,9 +169,9 @@ def _others(job: Evaluation) -> SpeechConfig:
     if path is None:
         raise ConfigError("name the speech with --data.")
     if path.suffix in (".yaml", ".yml"):
-        source = read_source(path, job.overrides)
+        source = read_source(path, job.of_data)
     else:
-        source = apply_overrides(Source("--data", {"source": source_of(path)}), job.overrides)
+        source = apply_overrides(Source("--data", {"source": source_of(path)}), job.of_data)
     return validate(SpeechConfig, source)
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from visionpeft.delivery import RunResult
 
 STEPS, SHORT_STEPS = 120, 4
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+"""Whose recall is reported, as that of a trade's words."""
 
 
 def demo(output: Path, *, short: bool = False, progress: Progress = SILENT) -> RunResult | None:
@@ -39,6 +41,6 @@ def demo_settings(output: Path, *, short: bool = False) -> dict[str, Any]:
             "bucket": 16,
         },
         "adapter": {"method": "lora", "rank": 16, "targets": ["attention", "mlp"]},
-        "report": {"resamples": 50 if short else 500},
+        "report": {"terms": DIGITS, "lengths": [2.8, 3.0], "resamples": 50 if short else 500},
         **run_settings(output, train, steps=SHORT_STEPS if short else STEPS, evaluations=4),
     }

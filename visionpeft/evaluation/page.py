@@ -150,7 +150,9 @@ def spell_figure(value: float | None) -> str:
 
 
 def spell_number(value: Any) -> str:
-    """Return numbers with four significant digits or grouped by thousands, anything else as it is."""
+    """Return numbers with four significant digits or grouped by thousands, lists with commas, else as it is."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

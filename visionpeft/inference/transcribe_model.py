@@ -16,7 +16,7 @@ from visionpeft.adapters.archive import Adapter
 from visionpeft.data.speech.audio import RATE, Audio
 from visionpeft.errors import AdapterError, BaseModelError, ConfigError, did_you_mean
 from visionpeft.inference.about import SpeechAbout
-from visionpeft.inference.transcribe_windows import Heard
+from visionpeft.inference.transcribe_windows import Heard, steady
 from visionpeft.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 NO_SPEECH, DOUBTFUL = 0.6, -1.0
 """A clip is silent where Whisper's own token for that is likelier than the one at its text's beginning, and the mean
-log-likelihood of what was written is below the other (section 4.5 of Whisper's paper)."""
+log-likelihood of what was written is below the other (section 4.5 of Whisper's paper), or the sound is steady."""
 
 _SILENT = ("<|nospeech|>", "<|nocaptions|>")
 """What that token is called."""
@@ -113,7 +113,8 @@ class WhisperEars:
             for place in [place for place, ids in enumerate(written) if self._circles(ids)]:
                 written[place] = self._anew(_one(encoded, place), prompt, place, written[place], timestamps=timestamps)
         for place in self._maybe_silent(first):
-            if self._likelihood(_one(encoded, place), prompt[place], written[place]) < DOUBTFUL:
+            likelihood = self._likelihood(_one(encoded, place), prompt[place], written[place])
+            if likelihood < DOUBTFUL or steady(clips[place]):
                 written[place] = []
         names = self._named(prompt)
         return [Heard(ids, self._first, self._text, name) for ids, name in zip(written, names, strict=True)]
@@ -313,12 +314,15 @@ def open_speech_model(
     from visionpeft.compute.devices import best_device
     from visionpeft.files import read
     from visionpeft.models.manage import manage
-    from visionpeft.models.speech import load_speech
+    from visionpeft.models.speech import SPEECH_BASES, load_speech
 
     values = {name: read(path) for name, (path, _) in zip(_names(adapters), adapters, strict=True)}
     place = base or next((value.metadata.base for value in values.values() if value.metadata.base), "")
     if not place:
-        raise ConfigError("no base: name it with --base, or give an adapter that tells its own.")
+        raise ConfigError(
+            "no base: give an adapter that tells its own, or name one with --base: a folder, a hub id, or the embedded"
+            f" {', '.join(SPEECH_BASES)}."
+        )
     spoken, wanted, timed = _about(values, language, task)
     seeds = [value.metadata.heads.get("scratch") for value in values.values()]
     seed = next((one for one in seeds if one is not None), None)

@@ -44,6 +44,9 @@ _LEAST = 0.5
 _OVERHANG = 0.05
 """Seconds at the end of a recording that are too short to say anything in."""
 
+_STRETCH = 0.04
+"""Seconds whose loudness is compared: two periods of a mains hum."""
+
 
 class Recording:
     """A sound file that is read block by block, so that memory does not grow with its length.
@@ -243,3 +246,14 @@ class Walk:
         """The quietest moment where one segment has ended and the next begins; timestamps are not to the point."""
         low, high = spoken - _AROUND, max(spoken, begun) + _AROUND
         return low + quietest(self.sound.part(low, high), RATE, 0.0, high - low)
+
+
+def steady(sound: Audio) -> bool:
+    """Whether sound at 16 kHz is as loud throughout, to 3 dB from 40 ms to 40 ms, as hums, tones and white noise are.
+
+    Speech is not, even in white noise as loud as itself: the loudest of its stretches has 7 times the power of the
+    quietest, and more.
+    """
+    width = round(_STRETCH * RATE)
+    power = np.square(sound[: len(sound) // width * width], dtype=np.float64).reshape(-1, width).sum(1)
+    return len(power) > 0 and bool(power.max() <= 2 * power.min())

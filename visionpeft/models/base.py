@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +23,7 @@ from visionpeft.models.stored import stored_type
 EMBEDDED = {"visionpeft/emoji-sd": "emoji-sd"}
 ASSETS = Path(__file__).parent.parent / "assets"
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+_OURS = "visionpeft/"
 _SAMPLES = 64
 _UNSAFE = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
@@ -145,6 +146,7 @@ def load_base(
         path = ASSETS / EMBEDDED[name]
         if not path.is_dir():
             raise BaseModelError(f"The embedded base '{name}' is not in this installation; install the package anew.")
+    check_embedded(name, EMBEDDED)
     if path.suffix in _UNSAFE:
         raise BaseModelError(
             f"{path}: a '{path.suffix}' file may run code when loaded; convert it to .safetensors first."
@@ -163,6 +165,17 @@ def load_base(
     for part in (base.unet, base.vae, *base.text_encoders.values()):
         part.eval()
     return base.to(device, dtype or kept)
+
+
+def check_embedded(name: str, known: Collection[str]) -> None:
+    """Refuse a base that is named as an embedded one is, and is none of the ``known``: the hub has none of them.
+
+    Raises:
+        BaseModelError: it is none of them.
+    """
+    if name.startswith(_OURS) and name not in known and not Path(name).exists():
+        here = ", ".join(f"'{one}'" for one in known)
+        raise BaseModelError(f"'{name}' is not an embedded base for this: there is {here}.{did_you_mean(name, known)}")
 
 
 def weights_hash(components: Mapping[str, nn.Module], family: Family | None = None) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from visionpeft.errors import BaseModelError, ConfigError, did_you_mean
-from visionpeft.models.base import ASSETS, weights_hash
+from visionpeft.models.base import ASSETS, check_embedded, weights_hash
 from visionpeft.models.family import Family
 from visionpeft.models.quiet import without_loading_bars, without_reports
 from visionpeft.models.stored import stored_type
@@ -143,10 +143,7 @@ def _place(ref: str | Path) -> str:
     if name in SPEECH_BASES:
         path = ASSETS / SPEECH_BASES[name]
         if not (path / "config.json").is_file():
-            raise BaseModelError(
-                f"The embedded base '{name}' is not part of this version; `python -m scripts.pretrain.whisper` in the"
-                " project's repository makes it. Give the folder or the hub id of a Whisper instead."
-            )
+            raise BaseModelError(f"The embedded base '{name}' is not in this installation; install the package anew.")
         return str(path)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -157,6 +154,7 @@ def _place(ref: str | Path) -> str:
     near = did_you_mean(name, [*SPEECH_BASES, *(str(other) for other in path.parent.glob("*"))])
     if name.count("/") != 1 or name.startswith((".", "/")) or path.exists():
         raise BaseModelError(f"{name}: there is no such base or folder.{near}")
+    check_embedded(name, SPEECH_BASES)
     return name
 
 

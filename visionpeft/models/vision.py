@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from visionpeft.errors import BaseModelError, MissingExtraError, did_you_mean
-from visionpeft.models.base import ASSETS, weights_hash
+from visionpeft.models.base import ASSETS, check_embedded, weights_hash
 from visionpeft.models.family import Family, Sight, families, family_of
 from visionpeft.models.norms import freeze_batch_norms, live_batch_norms
 from visionpeft.models.positions import resize_positions
@@ -163,6 +163,7 @@ def _place(ref: str | Path) -> str:
     near = did_you_mean(name, [*VISION_BASES, *(str(other) for other in path.parent.glob("*"))])
     if name.count("/") != 1 or name.startswith((".", "/")) or path.exists():
         raise BaseModelError(f"{name}: there is no such base or folder.{near}")
+    check_embedded(name, VISION_BASES)
     return name
 
 

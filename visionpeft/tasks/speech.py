@@ -20,6 +20,8 @@ from visionpeft.data.speech.splits import SpeechSplits
 from visionpeft.data.speech.utterances import Utterances
 from visionpeft.errors import ConfigError, DataError
 from visionpeft.evaluation.speech.figures import SpeechReportConfig, speech_figures
+from visionpeft.evaluation.speech.groups import LENGTH, check_columns
+from visionpeft.evaluation.speech.terms import term_table
 from visionpeft.evaluation.speech.transcripts import Transcripts, joined
 from visionpeft.inference.about import SpeechAbout
 from visionpeft.inference.listener import Listener
@@ -59,7 +61,8 @@ class Transcription:
 
     Raises:
         TargetError: a target matches nothing in the base.
-        ConfigError: the model does not know the language, or hears less at once than the data's window.
+        ConfigError: the model does not know the language, or hears less at once than the data's window; the report
+            asks for columns that are not there, or for terms that cannot be counted.
         DataError: an utterance is longer than what the model hears at once.
     """
 
@@ -91,6 +94,7 @@ class Transcription:
         about = about if base.multilingual else about.model_copy(update={"language": "en"})
         self.listener = Listener(base, about)
         config = report or SpeechReportConfig()
+        _check_report(config, splits)
         plain = {"language": config.language or self.listener.writes, "resamples": 0, "worst": 0, "by": ()}
         self._report = config.model_copy(update=plain)
         self.manager = manage(base)
@@ -219,6 +223,13 @@ class Transcription:
 def spread(count: int, most: int) -> list[int]:
     """Return ``most`` of 0 to ``count`` - 1 at equal distances, or all of them."""
     return [place * count // most for place in range(most)] if most < count else list(range(count))
+
+
+def _check_report(config: SpeechReportConfig, splits: SpeechSplits) -> None:
+    """Refuse now what would be refused after the training: columns that are not there, terms that say nothing."""
+    columns = dict.fromkeys(name for part in splits.parts().values() for item in part.items for name in item.columns)
+    check_columns(config.by or (), (*columns, LENGTH))
+    term_table(config.terms)
 
 
 def _require_heard(base: SpeechBase, splits: SpeechSplits) -> None:

@@ -74,6 +74,21 @@ def test_the_page_tells_the_figures():
     assert percent(FIGURES.terms.overall.recall) in text
 
 
+def test_the_base_alone_stands_beside_the_adapter(tmp_path):
+    bare = speech_figures(random_transcripts(5), SpeechReportConfig(terms=("metformin",), resamples=0))
+    without = Page(render_speech(FIGURES, sound, ABOUT)).text
+    text = Page(render_speech(FIGURES, sound, ABOUT, bare)).text
+    assert "base alone" not in without.lower()
+    for value in (bare.main.wer.rate, bare.main.cer.rate, bare.terms.overall.recall, bare.terms.overall.precision):
+        assert f"The base alone: {percent(value)}. " in text
+    for rates in bare.rates.values():
+        assert f"base alone: {percent(rates.wer.rate)}" in text
+        assert f"base alone: {percent(rates.cer.rate)}" in text
+    write_speech_report(tmp_path, FIGURES, MADE, sound, ABOUT, bare)
+    found = json.loads((tmp_path / "metrics.json").read_text())["base_figures"]
+    assert found["rates"]["raw"]["wer"]["rate"] == bare.rates["raw"].wer.rate
+
+
 def test_texts_of_the_run_are_escaped():
     made = few((f"a {HOSTILE}", "b"), speaker=(HOSTILE,))
     figures = speech_figures(made, SpeechReportConfig(by=("speaker",), normalisation="raw", terms=(HOSTILE,)))
@@ -95,5 +110,6 @@ def test_page_and_metrics_are_written(tmp_path):
     assert path.read_text().startswith("<!doctype html>")
     assert metrics["figures"]["rates"]["marks"]["wer"]["rate"] == FIGURES.main.wer.rate
     assert [row["written"] for row in metrics["texts"]] == list(MADE.hypotheses)
+    assert metrics["base_figures"] is None
     with pytest.raises(OutputError):
         write_speech_report(tmp_path / "gone", FIGURES, MADE, sound, ABOUT)

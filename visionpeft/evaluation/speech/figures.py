@@ -40,6 +40,10 @@ class SpeechReportConfig(BaseModel):
         default=(2.0, 5.0, 10.0, 20.0), description="Where the length classes meet, in seconds."
     )
     worst: int = Field(default=20, ge=0, le=500, description="Worst utterances that are shown, with their sound.")
+    base: bool = Field(
+        default=True,
+        description="Let the base write down the same speech without the adapter: what the adapter changed.",
+    )
     resamples: int = Field(
         default=500, ge=0, le=100_000, description="Resamples of the utterances for intervals; 0 gives no intervals."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -60,12 +60,21 @@ def columns_of(
     there = {**transcripts.columns}
     there.setdefault(LENGTH, tuple(length_class(seconds, edges) for seconds in transcripts.audio_seconds))
     if wanted is not None:
-        for name in wanted:
-            if name not in there:
-                raise ConfigError(f"no column '{name}' to report by: {', '.join(there)}.{did_you_mean(name, there)}")
+        check_columns(wanted, there)
         return {name: there[name] for name in wanted}, []
     kept = {name: values for name, values in there.items() if 2 <= len(set(values)) <= MOST_VALUES}
     return kept, [name for name, values in there.items() if len(set(values)) > MOST_VALUES]
+
+
+def check_columns(wanted: Sequence[str], there: Collection[str]) -> None:
+    """Refuse columns to report by that are not ``there``.
+
+    Raises:
+        ConfigError: there is no such column.
+    """
+    for name in wanted:
+        if name not in there:
+            raise ConfigError(f"no column '{name}' to report by: {', '.join(there)}.{did_you_mean(name, there)}")
 
 
 def length_class(seconds: float, edges: Sequence[float]) -> str:

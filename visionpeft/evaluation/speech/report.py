@@ -27,7 +27,12 @@ Sounds = Callable[[int], NDArray[np.float32]]
 
 
 def write_speech_report(
-    folder: Path, figures: SpeechFigures, transcripts: Transcripts, audio: Sounds, about: SpeechRunAbout
+    folder: Path,
+    figures: SpeechFigures,
+    transcripts: Transcripts,
+    audio: Sounds,
+    about: SpeechRunAbout,
+    bare: SpeechFigures | None = None,
 ) -> Path:
     """Write ``folder/report.html`` and ``folder/metrics.json``; return the path of the page.
 
@@ -40,26 +45,36 @@ def write_speech_report(
         transcripts: all of them go into metrics.json.
         audio: returns the sound of an utterance by its index.
         about: facts about the run.
+        bare: what was measured of the base alone on the same speech; None: it was not.
 
     Raises:
         DataError: the sound of an utterance cannot be read.
         OutputError: a file cannot be written.
     """
-    page = render_speech(figures, audio, about)
-    metrics = json.dumps(metrics_of(figures, transcripts, about), indent=2, ensure_ascii=False)
+    page = render_speech(figures, audio, about, bare)
+    metrics = json.dumps(metrics_of(figures, transcripts, about, bare), indent=2, ensure_ascii=False)
     safefile.write_atomically(folder / METRICS, [metrics.encode(), b"\n"])
     safefile.write_atomically(folder / REPORT, [page.encode()])
     return folder / REPORT
 
 
-def metrics_of(figures: SpeechFigures, transcripts: Transcripts, about: SpeechRunAbout) -> dict[str, Any]:
-    """Return what metrics.json holds: facts about the run, "figures", and under "texts" what was said and written."""
+def metrics_of(
+    figures: SpeechFigures, transcripts: Transcripts, about: SpeechRunAbout, bare: SpeechFigures | None = None
+) -> dict[str, Any]:
+    """Return what metrics.json holds: facts about the run, "figures", and under "texts" what was said and written.
+
+    "base_figures" are those of the base alone, null where they were not measured.
+    """
     rows = zip(transcripts.names, transcripts.references, transcripts.hypotheses, strict=True)
     texts = [{"name": name, "said": said, "written": written} for name, said, written in rows]
-    return about.model_dump(mode="json") | {"figures": figures.model_dump(mode="json"), "texts": texts}
+    alone = bare.model_dump(mode="json") if bare else None
+    found = {"figures": figures.model_dump(mode="json"), "base_figures": alone, "texts": texts}
+    return about.model_dump(mode="json") | found
 
 
-def render_speech(figures: SpeechFigures, audio: Sounds, about: SpeechRunAbout) -> str:
+def render_speech(
+    figures: SpeechFigures, audio: Sounds, about: SpeechRunAbout, bare: SpeechFigures | None = None
+) -> str:
     """Return the page as HTML; every text of the run is escaped."""
     charts = [group_chart(name, groups, figures) for name, groups in figures.groups.items()]
     return fill_template(
@@ -67,7 +82,8 @@ def render_speech(figures: SpeechFigures, audio: Sounds, about: SpeechRunAbout) 
         figures=figures,
         about=about,
         caution=caution(about.part, "utterances"),
-        tiles=tiles(figures, about),
+        bare=bare,
+        tiles=tiles(figures, about, bare),
         normalised=NORMALISED,
         terms=figures.terms.by_term[:_TERMS] if figures.terms else (),
         charts=[drawn(chart) for chart in charts if chart is not None],

@@ -61,15 +61,17 @@ def between(interval: Interval | None) -> str:
     return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
 
 
-def tiles(figures: SpeechFigures, about: SpeechRunAbout) -> list[Tile]:
-    """Return the headline figures that were measured."""
+def tiles(figures: SpeechFigures, about: SpeechRunAbout, bare: SpeechFigures | None = None) -> list[Tile]:
+    """Return the headline figures that were measured, beside those of the base alone where they were."""
     wer, level = figures.main.wer, f"{100 * figures.level:g} % of resamples"
     words = f"{wer.substitutions:,} exchanged, {wer.deletions:,} left out, {wer.insertions:,} put in, of {wer.total:,}."
+    letters = "The same of letters: half a word counts half."
+    before = (percent(bare.main.wer.rate), percent(bare.main.cer.rate)) if bare else ("", "")
     found = [
-        _rate_tile("Word error rate", wer, words, level),
-        _rate_tile("Character error rate", figures.main.cer, "The same of letters: half a word counts half.", level),
-        *_term_tiles(figures, level),
-        _failure_tile(figures),
+        _rate_tile("Word error rate", wer, _beside(before[0]) + words, level),
+        _rate_tile("Character error rate", figures.main.cer, _beside(before[1]) + letters, level),
+        *_term_tiles(figures, level, bare),
+        _failure_tile(figures, bare),
     ]
     if figures.real_time_factor is not None:
         took = f"{figures.wall_seconds:.1f} s, loading not counted."
@@ -82,6 +84,11 @@ def tiles(figures: SpeechFigures, about: SpeechRunAbout) -> list[Tile]:
     return found
 
 
+def _beside(value: str) -> str:
+    """The base's own figure, as the beginning of a tile's sentences."""
+    return f"The base alone: {value}. " if value else ""
+
+
 def _rate_tile(label: str, rate: Rate, meaning: str, level: str) -> Tile:
     return _share_tile(label, rate.rate, rate.interval, meaning, level)
 
@@ -92,23 +99,27 @@ def _share_tile(label: str, value: float | None, interval: Interval | None, mean
     return Tile(label, percent(value), meaning, value, ("0", "100 %"), low=low, high=high, interval=spelt)
 
 
-def _term_tiles(figures: SpeechFigures, level: str) -> list[Tile]:
+def _term_tiles(figures: SpeechFigures, level: str, bare: SpeechFigures | None) -> list[Tile]:
     terms = figures.terms
     if terms is None:
         return []
     whole, written = terms.overall, f"{terms.overall.hits:,} of the {terms.overall.written:,} written were said."
+    before = bare.terms.overall if bare and bare.terms else None
     recall = f"{whole.hits:,} of {whole.said:,} were written as they were said."
+    if before:
+        recall, written = _beside(percent(before.recall)) + recall, _beside(percent(before.precision)) + written
     return [
         _share_tile("Domain terms, recall", whole.recall, terms.recall_interval, recall, level),
         _share_tile("Domain terms, precision", whole.precision, terms.precision_interval, written, level),
     ]
 
 
-def _failure_tile(figures: SpeechFigures) -> Tile:
+def _failure_tile(figures: SpeechFigures, bare: SpeechFigures | None) -> Tile:
     found = figures.failures
     failed = found.hallucinations + found.repetitions
+    before = f"{bare.failures.hallucinations + bare.failures.repetitions:,}" if bare else ""
     meaning = f"{found.hallucinations:,} hallucinations and {found.repetitions:,} repetitions in {found.utterances:,}."
-    return Tile("Failed utterances", f"{failed:,}", meaning, good=not failed)
+    return Tile("Failed utterances", f"{failed:,}", _beside(before) + meaning, good=not failed)
 
 
 def group_chart(name: str, groups: Sequence[Group], figures: SpeechFigures) -> Chart | None:
