@@ -69,6 +69,8 @@ def test_an_example_runs(path: Path, tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     assert "modules apply" in done.stdout
+    assert "max_new_tokens" not in done.stderr
+    assert path.stem != "speech" or "vLLM: serves it" in done.stdout
 
 
 def test_every_setting_says_what_it_is():

@@ -115,6 +115,8 @@ def prove(path: str | Path, adapter: Adapter, base: Base | Mapping[str, Tensor] 
         FileFormatError: the file is no whole safetensors file of a known format.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileFormatError(f"{path} is a folder: inference.take_away.export_peft writes peft's and proves them.")
     header = safefile.read_header(path)
     layout = "native" if HEADER in header.metadata else _recognised(path, header).layout
     programs = FORMATS[layout].programs if layout in FORMATS else ()

@@ -14,7 +14,6 @@ from visionpeft.evaluation.speech.transcripts import Transcripts
 from visionpeft.inference.about import SpeechAbout
 from visionpeft.inference.transcribe_model import WhisperEars
 from visionpeft.inference.transcribe_windows import read_window
-from visionpeft.models.quiet import without_reports
 from visionpeft.models.speech import SpeechBase
 from visionpeft.progress import SILENT, Progress
 
@@ -59,8 +58,7 @@ class Listener:
             [clips[place] for place in audible[start : start + batch_size]]
             for start in range(0, len(audible), batch_size)
         ]
-        with without_reports():
-            heard = [one for batch in batches for one in ears.heard(batch, timestamps=ears.timestamps)]
+        heard = [one for batch in batches for one in ears.heard(batch, timestamps=ears.timestamps)]
         texts = [""] * len(clips)
         for place, one in zip(audible, heard, strict=True):
             texts[place] = one.text([token for token in one.ids if token < one.first]).strip()
@@ -116,8 +114,7 @@ class Listener:
         self._check_lengths([clip])
         if not clip.any():
             return []
-        with without_reports():
-            (heard,) = self._ears(1).heard([clip], timestamps=True)
+        (heard,) = self._ears(1).heard([clip], timestamps=True)
         return list(read_window(heard, len(clip) / RATE, last=True).segments)
 
     def _check_lengths(self, clips: Sequence[Audio]) -> None:

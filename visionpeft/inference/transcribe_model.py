@@ -17,6 +17,7 @@ from visionpeft.data.speech.audio import RATE, Audio
 from visionpeft.errors import AdapterError, BaseModelError, ConfigError, did_you_mean
 from visionpeft.inference.about import SpeechAbout
 from visionpeft.inference.transcribe_windows import Heard, steady
+from visionpeft.models.quiet import without_reports
 from visionpeft.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -205,13 +206,14 @@ class WhisperEars:
             decoder_start_token_id=self._config.decoder_start_token_id,
         )
         rules = self._rules(prompt.shape[1], str(prompt.device), timestamps=timestamps)
-        return search.generate(
-            model,
-            encoder_outputs=encoded,
-            decoder_input_ids=prompt,
-            generation_config=config,
-            logits_processor=rules,
-        )
+        with without_reports():
+            return search.generate(
+                model,
+                encoder_outputs=encoded,
+                decoder_input_ids=prompt,
+                generation_config=config,
+                logits_processor=rules,
+            )
 
     def _rules(self, begin: int, device: str, *, timestamps: bool) -> Any:
         """What may not be written: the tokens that the model's own settings rule out, and timestamps out of order."""
