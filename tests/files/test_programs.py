@@ -93,6 +93,56 @@ def test_oft_and_boft_are_lycoris_definition(tmp_path, stages, alpha, rescaled):
     assert files.inspect(path)["components"]["unet"]["method"] == ("boft" if stages else "oft")
 
 
+def glora(layout, weight, rank=2):
+    """Tensors of GLoRA in a layout, and what it makes of a layer's inputs, from its definition: W(A x) + B x."""
+    inputs, kernel = weight.shape[1], weight.shape[2:]
+    ones = (1,) * len(kernel)
+    within, back = rand(rank, inputs, *ones), rand(inputs, rank, *ones)
+    low, high = rand(rank, inputs, *kernel), rand(len(weight), rank, *ones)
+    names = ("a1", "a2", "b1", "b2") if layout == "old" else ("a2", "a1", "b2", "b1")
+    tensors = {f"{QUERY}.{n}.weight": t for n, t in zip(names, (within, back, low, high), strict=True)}
+
+    def added(x):
+        layer = torch.nn.functional.conv2d if kernel else torch.nn.functional.linear
+        w, a, b, c, d = (t.double() for t in (weight, within, back, low, high))
+        return layer(layer(layer(x, a), b), w) + layer(layer(x, c), d)
+
+    return tensors, added
+
+
+@pytest.mark.parametrize("alpha", [None, 1.0])
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [("new", (8, 6)), ("new", (6, 6)), ("new", (8, 6, 3, 3)), ("new", (8, 6, 1, 1)), ("old", (8, 6)), ("old", (6, 6)),
+     ("old", (8, 6, 1, 1))],
+)  # fmt: skip
+def test_glora_is_its_definition_in_both_layouts(tmp_path, layout, shape, alpha):
+    weight = rand(*shape)
+    tensors, added = glora(layout, weight)
+    tensors |= {} if alpha is None else {f"{QUERY}.alpha": torch.tensor(alpha)}
+    path, base = written(tmp_path, tensors), {PLACE: weight}
+    x = rand(2, 6, *([5, 5] if len(shape) > 2 else [])).double()
+    layer, scale = (torch.nn.functional.conv2d if len(shape) > 2 else torch.nn.functional.linear), (alpha or 2) / 2
+
+    def same(delta, scale):
+        return torch.allclose(layer(x, delta.double().reshape(shape)), scale * added(x), atol=1e-4)
+
+    assert same(algebra.deltas(files.read(path, base))[PLACE], scale)
+    found = readings(tensors, base)
+    assert same(found["ComfyUI"].changes[PLACE].delta, scale)
+    assert (PLACE in found["Forge"].changes) == (layout == "old")  # it knows the older layout alone
+    assert (PLACE in found["AUTOMATIC1111"].changes) == (layout == "old" and len(shape) == 2 and alpha is not None)
+    if PLACE in found["AUTOMATIC1111"].changes:
+        assert same(found["AUTOMATIC1111"].changes[PLACE].delta, 1.0)  # whatever alpha says
+    facts = files.inspect(path)
+    assert facts["components"]["unet"]["method"] == "glora"
+    assert facts["programs"]["ComfyUI"] == "1 of 1 modules apply"
+    with pytest.raises(FileFormatError, match=r"glora.*base="):
+        files.read(path)
+    with pytest.raises(FileFormatError, match="another base"):
+        files.read(path, {PLACE: rand(9, 5)})
+
+
 def test_boft_without_an_alpha_fails_in_comfyui():
     found = readings({f"{QUERY}.oft_blocks": rand(1, 2, 4, 4)}, {PLACE: rand(8, 4)})["ComfyUI"]
     assert not found.changes

@@ -110,7 +110,9 @@ def delta(spec: Spec, parts: Parts, base: Tensor | None = None, *, path: str = "
         flat = scale * (_hada(parts) if isinstance(spec, LohaSpec) else torch.kron(*_kron_factors(parts)))
         return flat.reshape(base.shape if base is not None else flat_shape(spec, path, flat))
     if base is None:
-        raise AdapterError(f"The method '{_method(spec)}' changes the base weights themselves: give them with base=….")
+        raise AdapterError(
+            f"The method '{_method(spec)}' changes the base weights themselves: give them with base=… (--base)."
+        )
     weight = _wide(base)
     if isinstance(spec, DoraSpec):
         turned = weight + _lora(parts, scale, base)

@@ -149,7 +149,8 @@ def _check_method(spec: AdapterSpec, *, cut: bool) -> None:
         raise AdapterError(f"The method '{spec.method}' changes no weights, so there is no ΔW that LoRA could hold.")
     if not is_low_rank(spec) and not cut:
         raise AdapterError(
-            f"The method '{spec.method}' has no exact low-rank form: give base=… and rank=… or energy=…."
+            f"The method '{spec.method}' has no exact low-rank form: give base=… and rank=… or energy=…"
+            " (--base, --rank, --energy)."
         )
 
 

@@ -156,7 +156,8 @@ def _dense(
     if weight is None:
         missing = f" The base that is given has no weight at '{place}'." if base else ""
         raise AdapterError(
-            f"The method '{spec.method}' has no exact low-rank form: give base=… and rank=… or energy=….{missing}"
+            f"The method '{spec.method}' has no exact low-rank form: give base=… and rank=… or energy=…"
+            f" (--base, --rank, --energy).{missing}"
         )
     if bias is not None and bias_delta(spec, parts, bias) is not None:
         raise AdapterError(f"'{place}': '{spec.method}' scales the bias too, which LoRA cannot hold; merge it instead.")

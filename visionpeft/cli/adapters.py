@@ -184,7 +184,7 @@ def blend(
 ) -> None:
     """Blend adapters of one base into one file."""
     from visionpeft.adapters.blend import blend as blended
-    from visionpeft.cli.blending import options_of, parts_of, written_report
+    from visionpeft.cli.blending import options_of, parts_of, weight_text, written_report
     from visionpeft.files.change import open_checkpoint
 
     options, target = options_of(set or ()), _free(output)
@@ -203,7 +203,7 @@ def blend(
     if json:
         as_json(answer)
     else:
-        told = ", ".join(f"{name}={inline(weight)}" for name, (_, weight) in parts.items())
+        told = " ".join(f"{name}={weight_text(weight)}" for name, (_, weight) in parts.items())
         rows({"written": answer["file"], "parts": told, "energy kept": f"{answer['energy_kept']:.4f}"})
         rows({name: answer[name] for name in ("advice", "map") if name in answer})
 

@@ -64,6 +64,13 @@ def options_of(texts: Iterable[str]) -> dict[str, Any]:
     return options
 
 
+def weight_text(weight: Weight) -> str:
+    """A weight as it is written on the command line: ``*:0.5,unet:[0,1,0]``."""
+    if isinstance(weight, dict):
+        return ",".join(f"{part}:{weight_text(value)}" for part, value in weight.items())
+    return f"[{','.join(f'{number:g}' for number in weight)}]" if isinstance(weight, list) else f"{weight:g}"
+
+
 def written_report(
     parts: Mapping[str, tuple[Adapter, Any]],
     target: Path,

@@ -31,9 +31,13 @@ def heat_map(report: Interference) -> Image.Image:
     font = ImageFont.load_default(11)
     names = [*FIGURES, *(f"lost: {method}" for method in report.layers[0].lost)]
     left = 2 * _EDGE + max(int(font.getlength(block)) for block in blocks)
-    size = left + _CELL * len(names) + _EDGE, _TOP + _ROW * len(blocks) + _EDGE
-    picture = Image.new("RGB", size, _PAPER)
+    legend = _legend(report)
+    width = max(left + _CELL * len(names), *(_EDGE + int(font.getlength(line)) for line in legend)) + _EDGE
+    below = _TOP + _ROW * len(blocks) + _EDGE
+    picture = Image.new("RGB", (width, below + _ROW * len(legend) + _EDGE), _PAPER)
     draw = ImageDraw.Draw(picture)
+    for row, line in enumerate(legend):
+        draw.text((_EDGE, below + _ROW * row), line, fill=_INK, font=font)
     for column, name in enumerate(names):
         for line, word in enumerate(name.split(" ")[:2]):
             draw.text((left + column * _CELL + 4, 22 + 16 * line), word[:11], fill=_INK, font=font)
@@ -45,6 +49,19 @@ def heat_map(report: Interference) -> Image.Image:
             draw.rectangle(box, fill=_colour(dark))
             draw.text((box[0] + 16, top + 2), f"{value:.2f}", fill=_PAPER if dark > 0.5 else _INK, font=font)
     return picture
+
+
+def _legend(report: Interference) -> list[str]:
+    """Whose map it is, what its columns are, and the advice, a line each."""
+    adapters = dict.fromkeys(
+        name for layer in report.layers for pair in layer.pairs for name in (pair.first, pair.second)
+    )
+    return [
+        f"{', '.join(adapters)}: means of every two, by block; dark is trouble",
+        "writes, reads: the share of outputs, of inputs, that is the same · conflict: of signs that differ, 0.5 is chance",
+        f"ratio: of their norms · lost: what rank {report.rank} takes of each blend's energy",
+        report.advice,
+    ]
 
 
 def save_heat_map(report: Interference, path: str | Path) -> Path:

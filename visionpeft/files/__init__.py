@@ -85,8 +85,8 @@ def read(path: str | Path, base: Base | Mapping[str, Tensor] | None = None) -> A
     Args:
         path: a safetensors file of this program, kohya's trainers, LyCORIS, diffusers (old and new), peft,
             cloneofsimo's, or of Flux and SD 3 in any of these; or a folder of peft's or diffusers'.
-        base: the base model, or its weights by "component.path": what is a function of them (OFT, BOFT, (IA)³, DoRA by
-            input) is read with it, as whole differences.
+        base: the base model, or its weights by "component.path": what is a function of them (OFT, BOFT, GLoRA, (IA)³,
+            DoRA by input) is read with it, as whole differences.
 
     Raises:
         FileFormatError: no safetensors file, none of a known layout, not whole, or one that needs the base; the message

@@ -15,6 +15,7 @@ from torch import Tensor
 from visionpeft import safefile
 from visionpeft.adapters import algebra
 from visionpeft.adapters.archive import HEADER, Adapter
+from visionpeft.adapters.blend_weights import in_order
 from visionpeft.adapters.convert import is_low_rank
 from visionpeft.adapters.methods import METHODS
 from visionpeft.adapters.spec import AdapterSpec, FullSpec, RankSpec, rank_of
@@ -31,7 +32,7 @@ from visionpeft.files.readers.transformers import statements
 
 _RANKS = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
 _JUDGED = ("sd1", "sd2", "sdxl")
-BY_BASE = ("oft", "boft", "ia3")
+BY_BASE = ("oft", "boft", "glora", "ia3")
 """Methods of files that are read with the base at hand, as whole differences."""
 
 
@@ -128,7 +129,7 @@ def _own_unusual(adapter: Adapter) -> list[str]:
     if any(spec.alpha_pattern or spec.alpha not in (None, spec.rank) for spec in ranked.values()):
         notes.append("alpha is not the rank: their scale is not 1")
     if based:
-        notes.append(f"{', '.join(based)} are functions of the base's weights: changing them needs base=…")
+        notes.append(f"{', '.join(based)} are functions of the base's weights: changing them needs base=… (--base)")
     ends = ("lora_B.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a", ".diff")
     zero = [name for name, tensor in adapter.tensors.items() if name.endswith(ends) and not bool(tensor.any())]
     return notes + ([f"{len(zero)} modules change nothing: all zero ('{zero[0]}' …)"] if zero else [])
@@ -157,7 +158,7 @@ def _component(adapter: Adapter, component: str) -> dict[str, Any]:
 
 
 def _foreign(parsed: Parsed, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:
-    phrase = metadata.get("modelspec.trigger_phrase", "")
+    phrase, programs = metadata.get("modelspec.trigger_phrase", ""), _programs(parsed, tensors, metadata)
     return {
         "format": parsed.layout,
         "family": parsed.family or None,
@@ -167,8 +168,8 @@ def _foreign(parsed: Parsed, tensors: Mapping[str, Tensor], metadata: Mapping[st
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "trigger_words": [*(word.strip() for word in phrase.split(",") if word.strip()), *parsed.words],
         "heads": sorted(f"{c}.token.{word}" for word, vectors in parsed.words.items() for c in vectors),
-        "unusual": _unusual(parsed, tensors),
-        "programs": _programs(parsed, tensors, metadata),
+        "unusual": _unusual(parsed, tensors) + _way_out(parsed, programs),
+        "programs": programs,
         "metadata": dict(metadata),
     }
 
@@ -226,7 +227,8 @@ def _table(modules: Iterable[tuple[str, int | None, float | None]]) -> dict[str,
             "ranks": sorted(row["ranks"]),
             "norm": None if row["squares"] is None else float(f"{sqrt(row['squares']):.6g}"),
         }
-        for block, row in table.items()
+        for block in in_order(table)
+        for row in [table[block]]
     }
 
 
@@ -276,8 +278,19 @@ def _unusual(parsed: Parsed, tensors: Mapping[str, Tensor]) -> list[str]:
     if unread := [name for name in based if name not in BY_BASE]:
         notes.append(f"{', '.join(unread)} is inspected, not read")
     if by_base := [name for name in based if name in BY_BASE]:
-        notes.append(f"{', '.join(by_base)} change the base's own weights: what they make is known with base=… alone")
+        notes.append(f"{', '.join(by_base)} change the base's own weights: what they make needs base=… (--base)")
     return notes + _values(parsed, tensors)
+
+
+def _way_out(parsed: Parsed, programs: Mapping[str, str]) -> list[str]:
+    """How a whole file that no program reads whole gets into them."""
+    count = len(parsed.modules)
+    read = any(answer.startswith(f"{count} of {count} modules apply") for answer in programs.values())
+    kinds = [(kind_of(found.keys), found) for found in parsed.modules]
+    damaged = parsed.strange or parsed.twice or any(not kind or kind.missing(found.keys) for kind, found in kinds)
+    if read or damaged or parsed.family not in _JUDGED:
+        return []
+    return ["no program reads all of it: `visionpeft convert` writes files that they read"]
 
 
 def _values(parsed: Parsed, tensors: Mapping[str, Tensor]) -> list[str]:
@@ -346,6 +359,10 @@ def _shape(named: Mapping[str, Tensor], path: str, family: str) -> Sequence[int]
     if "oft_blocks" in named:
         count, side = named["oft_blocks"].shape[-3:-1]
         return count * side, 1
+    if "a1.weight" in named:
+        old = named["a1.weight"].shape[1] > named["a1.weight"].shape[0]  # before May 2024 the rank came first
+        first, last = ("b2", "b1") if old else ("b1", "b2")
+        return named[f"{first}.weight"].shape[0], *named[f"{last}.weight"].shape[1:]
     if "on_input" in named:
         length = named["weight"].numel()
         return (1, length) if bool(named["on_input"].any()) else (length, 1)

@@ -198,7 +198,10 @@ def read_config(path: Path) -> PeftSettings:
     values = settings_table(path)
     kind = str(values.get("peft_type"))
     if kind not in _TYPES:
-        raise FileFormatError(f"{path}: peft's '{kind}' is not read; {', '.join(_TYPES)} are.")
+        raise FileFormatError(
+            f"{path}: peft's '{kind}' is not read; {', '.join(_TYPES)} are. peft merges it into its base"
+            " (merge_and_unload), and `visionpeft extract` makes LoRA of what that changed."
+        )
     if strange := [name for name in _REFUSED if values.get(name)]:
         raise FileFormatError(f"{path}: the setting '{strange[0]}' is not read: the adapter would mean something else.")
     if values.get("bias", "none") != "none":

@@ -134,7 +134,7 @@ def _module(
     if kind.name == "ia3" and base is None and (vector := _vector(place, named)) is not None:
         return Module("ia3", {"ia3_l": vector}, 1, 1.0)
     if kind.base:
-        if kind.name not in ("oft", "ia3"):
+        if kind.name not in turned.CHANGES:
             raise FileFormatError(f"'{name}' is {kind.name}, which is inspected, not read")
         weight = _weight(kind.name, name, place, base)
         return Module("full", {"weight.diff": turned.delta(kind.name, name, named, weight)}, 1, 1.0)
@@ -184,7 +184,7 @@ def _vector(place: str, named: Tensors) -> Tensor | None:
 def _weight(kind: str, name: str, place: str, base: Tensors | None) -> Tensor:
     if base is None:
         raise FileFormatError(
-            f"'{name}' ({kind}) changes the base's own weights: read it with base=…, or only inspect it"
+            f"'{name}' ({kind}) changes the base's own weights: read it with base=… (--base), or only inspect it"
         )
     if place not in base:
         raise FileFormatError(f"the base has no module '{place}': the file belongs to another base")

@@ -1,4 +1,4 @@
-"""ΔW of the methods that change the base's weights as a function of them: OFT, BOFT, (IA)³, DoRA by input.
+"""ΔW of the methods that change the base's weights as a function of them: OFT, BOFT, GLoRA, (IA)³, DoRA by input.
 
 No value of this package holds them as their files do, so they are read with the base at hand, as whole differences.
 """
@@ -19,7 +19,7 @@ def delta(kind: str, name: str, parts: Parts, weight: Tensor) -> Tensor:
     """Return ΔW of a module, in its weight's shape.
 
     Args:
-        kind: "oft" (BOFT too) or "ia3".
+        kind: "oft" (BOFT too), "glora" or "ia3".
         name: of the module, for messages.
         parts: suffix -> tensor.
         weight: the base's.
@@ -28,8 +28,7 @@ def delta(kind: str, name: str, parts: Parts, weight: Tensor) -> Tensor:
         FileFormatError: the tensors do not fit the weight.
     """
     try:
-        change = _ia3(parts, weight.float()) if kind == "ia3" else _orthogonal(parts, weight.float()) - weight.float()
-        return change.reshape(weight.shape)
+        return CHANGES[kind](parts, weight.float()).reshape(weight.shape)
     except (RuntimeError, ValueError, IndexError) as error:
         raise FileFormatError(f"'{name}' does not fit a weight of {list(weight.shape)}: another base's file") from error
 
@@ -41,8 +40,18 @@ def _ia3(parts: Parts, weight: Tensor) -> Tensor:
     return weight * values.reshape([-1 if dimension == axis else 1 for dimension in range(weight.ndim)])
 
 
+def _glora(parts: Parts, weight: Tensor) -> Tensor:
+    """``α/r (W A + B)``: A = a1 a2 and B = b1 b2; files from before May 2024 have them the other way round."""
+    a1, a2, b1, b2 = (parts[f"{name}.weight"].float().flatten(1) for name in ("a1", "a2", "b1", "b2"))
+    if (len(a2), len(b2)) == (weight.shape[1], len(weight)):  # the old layout; by chance only of full rank, the new one
+        a1, a2, b1, b2 = a2, a1, b2, b1
+    scale = float(parts["alpha"].flatten()[0]) / len(a2) if "alpha" in parts else 1.0
+    within = torch.einsum("oi...,ij->oj...", weight, a1 @ a2)
+    return scale * (within + (b1 @ b2).reshape(weight.shape))
+
+
 def _orthogonal(parts: Parts, weight: Tensor) -> Tensor:
-    """``R W`` with R orthogonal in blocks of outputs; four dimensions are BOFT's factors, one behind the other."""
+    """``R W − W`` with R orthogonal in blocks of outputs; four dimensions are BOFT's factors, one behind the other."""
     blocks = parts["oft_blocks"].float()
     rotations = _cayley(blocks, _limit(parts, weight))
     if blocks.ndim == 4:
@@ -52,7 +61,13 @@ def _orthogonal(parts: Parts, weight: Tensor) -> Tensor:
     else:
         parted = weight.reshape(blocks.shape[0], blocks.shape[1], -1)
         turned = torch.einsum("knm,kni->kmi", rotations, parted).reshape(weight.shape)
-    return turned * parts["rescale"].float().reshape(-1, *[1] * (weight.ndim - 1)) if "rescale" in parts else turned
+    if "rescale" in parts:
+        turned = turned * parts["rescale"].float().reshape(-1, *[1] * (weight.ndim - 1))
+    return turned - weight
+
+
+CHANGES = {"ia3": _ia3, "glora": _glora, "oft": _orthogonal}
+"""Kind of module -> its ΔW; BOFT is "oft" with four dimensions."""
 
 
 def _limit(parts: Parts, weight: Tensor) -> float:

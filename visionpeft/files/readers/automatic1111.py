@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from visionpeft.files.readers.rules import (
+    GLORA,
     NEEDS_BASE,
     OTHER_AXIS,
     Change,
@@ -18,6 +19,7 @@ from visionpeft.files.readers.rules import (
     Whole,
     dora,
     flat,
+    glora,
     grouped,
     loha,
     lokr,
@@ -35,6 +37,7 @@ _KINDS = (
     ("oft", ("oft_blocks",)),
     ("full", ("diff",)),
     ("norm", ("w_norm", "b_norm")),
+    ("glora", (*GLORA, "alpha")),
 )
 
 _INSIDE = {
@@ -166,6 +169,8 @@ def _change(kind: str, parts: Parts, shape: tuple[int, int], weight: Tensor | No
         change = _scaled(parts, weight, reading)
     elif kind == "oft":
         change = _turned(parts, alpha, weight, reading)
+    elif kind == "glora":
+        change = _generalized(parts, weight, reading)
     if change is None or "dora_scale" not in parts:
         return change
     if weight is None:
@@ -182,6 +187,17 @@ def _turned(parts: Parts, alpha: float | None, weight: Tensor | None, reading: R
         reading.notes = [NEEDS_BASE.replace("DoRA", "OFT")]
         return None
     return turned(parts["oft_blocks"], parts.get("rescale"), (alpha or 0.0) * weight.shape[0], weight)
+
+
+def _generalized(parts: Parts, weight: Tensor | None, reading: Reading) -> Change | None:
+    """GLoRA of linear layers as files had it before May 2024; its alpha is not looked at."""
+    if weight is None:
+        reading.notes = [NEEDS_BASE.replace("DoRA", "GLoRA")]
+        return None
+    change = glora(parts, 1.0, weight, new=False) if parts["a1.weight"].ndim == 2 else None
+    if change is None:
+        reading.notes.append("GLoRA of this layout is not read")
+    return change
 
 
 def _scaled(parts: Parts, weight: Tensor | None, reading: Reading) -> Change | None:

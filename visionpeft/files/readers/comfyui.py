@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from visionpeft.files.readers.rules import (
+    GLORA,
     NEEDS_BASE,
     OTHER_LENGTH,
     Change,
@@ -15,6 +16,7 @@ from visionpeft.files.readers.rules import (
     Reading,
     dora,
     flat,
+    glora,
     loha,
     lokr,
     product,
@@ -36,7 +38,7 @@ _CLIP_LAYERS = ("mlp.fc1", "mlp.fc2", "self_attn.k_proj", "self_attn.q_proj", "s
 
 def apply(file: File, model: Model) -> Reading:
     """Never refuses: every key that it does not know is left out without a word to the user."""
-    return read(file, key_map(model), model, rotations=True)
+    return read(file, key_map(model), model, recent=True)
 
 
 def key_map(model: Model) -> dict[str, str]:
@@ -65,21 +67,23 @@ def clip_prefixes(family: str) -> dict[str, tuple[str, ...]]:
     return {"text_encoder": ("lora_te", "lora_te1")}
 
 
-def read(file: File, names: Mapping[str, str], model: Model, *, rotations: bool = False) -> Reading:
+def read(file: File, names: Mapping[str, str], model: Model, *, recent: bool = False) -> Reading:
     """Collect the ΔW of every known module, and the keys that were never looked at.
 
     Args:
         file: the file.
         names: name -> "component.path".
         model: what is loaded.
-        rotations: whether OFT and BOFT are known.
+        recent: whether OFT, BOFT and GLoRA's present layout are known.
     """
     reading = Reading()
     used: set[str] = set()
     for name, place in names.items():
         change = _module(file.tensors, name, place, model, used, reading)
-        if change is None and rotations:
+        if change is None and recent:
             change = _turned(file.tensors, name, place, model, used, reading)
+        if change is None:
+            change = _generalized(file.tensors, name, place, model, used, reading, new=recent)
         if change is not None:
             reading.changes[place] = change
     reading.ignored = [key for key in file.tensors if key not in used]
@@ -102,6 +106,24 @@ def _turned(
         return None
     rescale = tensors.get(f"{name}.rescale") if blocks.ndim == 4 else None
     return turned(blocks, rescale, alpha or 0.0, weight)
+
+
+def _generalized(
+    tensors: Mapping[str, Tensor], name: str, place: str, model: Model, used: set[str], reading: Reading, *, new: bool
+) -> Change | None:
+    """GLoRA, whose alpha is divided by the rank, the shorter side of its factors."""
+    parts = {key: tensors[full] for key in GLORA if (full := f"{name}.{key}") in tensors}
+    if len(parts) < len(GLORA):
+        return None
+    used |= {f"{name}.{key}" for key in (*GLORA, "alpha") if f"{name}.{key}" in tensors}
+    if (weight := model.weight(place)) is None:
+        reading.notes = [NEEDS_BASE.replace("DoRA", "GLoRA")]
+        return None
+    alpha = scalar(tensors.get(f"{name}.alpha"))
+    change = glora(parts, 1.0 if alpha is None else alpha / max(min(parts["a1.weight"].shape[:2]), 1), weight, new=new)
+    if change is None:
+        reading.notes.append(f"{name}: GLoRA of this layout is not read")
+    return change
 
 
 def _module(

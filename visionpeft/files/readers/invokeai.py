@@ -39,7 +39,8 @@ def apply(file: File, model: Model) -> Reading:
     """Refuse what the probe or the conversion does not know; keys of modules that are not there are left out."""
     groups = grouped(file.tensors)
     width = _text_width(groups)
-    gate = f"a text width of {width}" + (f" is {WIDTHS[width]}" if width in WIDTHS else "")
+    gate = f"a text width of {width}" if width else "no module tells the width of the text"
+    gate += f" is {WIDTHS[width]}" if width in WIDTHS else ""
     if refusal := _probe(groups, model, width):
         return Reading.refused(refusal, gate, passed=False)
     if refusal := _mixed(groups, model.family):

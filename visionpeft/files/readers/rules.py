@@ -264,6 +264,27 @@ def turned(blocks: Tensor, rescale: Tensor | None, limit: float, weight: Tensor)
     return Whole(rows - weight.float().flatten(1))
 
 
+def glora(parts: Parts, scale: float, weight: Tensor, *, new: bool) -> Change | None:
+    """ΔW of GLoRA, ``α/r (W A + B)``; None where it does not fit.
+
+    Args:
+        parts: a1, a2, b1 and b2; A is a2 a1 and B is b2 b1 in files from before May 2024, since then a1 a2 and b1 b2.
+        scale: α, or α/r where the program divides it.
+        weight: W.
+        new: whether the later layout is known.
+    """
+    inner, outer, low, high = (parts[f"{name}.weight"].float().flatten(1) for name in ("a1", "a2", "b1", "b2"))
+    if (outer.shape[0], high.shape[0]) != (weight[0].numel(), weight.shape[0]):  # kernels are in the later one alone
+        if not new:
+            return None
+        inner, outer, low, high = outer, inner, high, low
+    fits = outer.shape == (weight.shape[1], inner.shape[0]) and inner.shape[1] == weight.shape[1]
+    if not fits or high.shape[1] != low.shape[0] or high.shape[0] * low.shape[1] != weight.numel():
+        return None
+    within = torch.einsum("oi...,ij->oj...", weight.float(), outer @ inner).flatten(1)
+    return Whole(scale * (within + high @ low))
+
+
 def dora(change: Change, magnitudes: Tensor, weight: Tensor, *, norm: Literal["output", "input", "base"]) -> Change:
     """ΔW of DoRA as a program has it: magnitudes × (W + ΔV) / norm − W.
 
@@ -294,6 +315,7 @@ def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return groups
 
 
+GLORA = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
 NEEDS_BASE = "DoRA was not computed: it needs the base's weights (base=…)"
 OTHER_AXIS = "takes DoRA's magnitudes by output for magnitudes by input: wrong weights"
 OTHER_LENGTH = "divides DoRA's magnitudes by the lengths of W's rows, not of those of W + ΔV"
