@@ -58,7 +58,7 @@ def _legend(report: Interference) -> list[str]:
     )
     return [
         f"{', '.join(adapters)}: means of every two, by block; dark is trouble",
-        "writes, reads: the share of outputs, of inputs, that is the same · conflict: of signs that differ, 0.5 is chance",
+        "writes, reads: the share of outputs, inputs that is the same · conflict: of signs that differ, 0.5 is chance",
         f"ratio: of their norms · lost: what rank {report.rank} takes of each blend's energy",
         report.advice,
     ]
