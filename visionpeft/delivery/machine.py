@@ -62,7 +62,7 @@ def cap(memory: int) -> None:
     """Hold this process to an amount of its GPU's memory, the CUDA context, which torch does not count, included."""
     device = torch.cuda.current_device()
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, max(1, memory - CONTEXT) / total), device.index)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(1, memory - CONTEXT) / total), device)
 
 
 def _measured(kind: str, measure: bool, progress: Progress) -> Rates:

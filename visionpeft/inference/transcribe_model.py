@@ -342,7 +342,8 @@ def open_speech_model(
 
 def tell_about(opened: Opened) -> None:
     """Have a model with merged adapters tell what they were trained for, transformers' own search and this program."""
-    about = SpeechAbout(language=opened.language, task=opened.task, timestamps=opened.timestamps)
+    said = {"language": opened.language, "task": opened.task, "timestamps": opened.timestamps}
+    about = SpeechAbout.model_validate(said)
     config: Any = opened.base.model.generation_config
     if opened.base.multilingual:
         config.language, config.task = about.language, about.task

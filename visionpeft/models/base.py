@@ -31,7 +31,7 @@ _UNSAFE = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 class Places(Protocol):
     """What knows where a base's models are, and brings them where they compute."""
 
-    moves: bool
+    tight: bool
     device: torch.device
 
     def on_device(self, *names: str) -> AbstractContextManager[None]:
