@@ -256,6 +256,8 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.worker is not None:
         work(asked.families[0], asked.steps, asked.tiny, asked.worker)
+        if torch.distributed.is_initialized():  # its threads would outlive the interpreter, which aborts now and then
+            torch.distributed.destroy_process_group()
         return 0
     gpus = torch.cuda.device_count()
     if not gpus and not asked.tiny:
