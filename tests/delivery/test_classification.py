@@ -155,6 +155,8 @@ def test_predictions_as_json_csv_and_pictures(
         (("--format", "jsn"), "--format 'jsn': one of json, csv, pictures. Did you mean 'json'?"),
         (("--format", "pictures"), "annotated pictures need a folder: name it with --output."),
         (("--base", "nowhere/x"), "'nowhere/x' "),
+        # before a base is looked for, and so before anything is predicted
+        (("--base", "nowhere/x", "--output", "no/folder/a.csv"), "there is no folder no/folder; make it first."),
     ],
 )
 def test_what_does_not_fit_is_one_line(

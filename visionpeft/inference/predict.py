@@ -70,13 +70,15 @@ def run_predict(job: Job, *, progress: Progress = SILENT) -> Predicted:
 
     Raises:
         DataError: there are no pictures, or one cannot be read.
-        OutputError: the output exists.
+        OutputError: the output exists, or its folder does not; said before anything is predicted.
         VisionPeftError: adapter or base cannot be loaded, an option does not fit the model.
     """
     if job.output is not None and job.output.exists():
         raise OutputError(f"{job.output} exists: nothing is written over. Name another one with --output.")
     if job.output is None and job.format == "pictures":
         raise ConfigError("annotated pictures need a folder: name it with --output.")
+    if job.output is not None and job.format != "pictures" and not job.output.parent.is_dir():
+        raise OutputError(f"{job.output}: there is no folder {job.output.parent}; make it first.")
     model = open_model(job.adapter, job.base, progress)
     found = listed(job.paths, model.about)
     said: dict[str, Said] = {}
