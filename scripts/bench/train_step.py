@@ -6,10 +6,10 @@
     python -m scripts.bench.train_step --work runs/steps --losses      200 steps, launched, recorded and compiled
 
 Real architectures with random weights, LoRA rank 16 on attention, bfloat16, AdamW, gradients clipped, latents cached.
-Each cell is measured in a process of its own, steps waited for one by one: median and 90th percentile after the first
-steps, peaks of memory from the first step on, seconds until steps are as fast as they get (compiling and recording),
-and the share of a step in which its batch was waited for. Cells that no time is left for are named. The table is
-printed last and written beside the figures, with what it was measured on.
+Each cell is measured in a process of its own, steps timed by the GPU, which nothing waits for, as in a run: median and
+90th percentile after the first steps, peaks of memory from the first step on, seconds until steps are as fast as they
+get (compiling and recording), and the share of a step in which the host made its batch. Cells that no time is left for
+are named. The table is printed last and written beside the figures, with what it was measured on.
 """
 
 from __future__ import annotations
@@ -202,13 +202,14 @@ def measure(cell: Cell, folder: Path, *, tiny: bool) -> Figures:
 def figures(times: Times, batch: int, *, tiny: bool) -> Figures:
     """Return the figures of what was timed."""
     warm = 1 if tiny else WARM
-    steps = np.diff(times.began)[warm:]
+    began = times.began
+    steps = np.diff(began)[warm:]
     median, cuda = float(np.median(steps)), DEVICE.type == "cuda"
     return Figures(
         median=1000 * median, p90=1000 * float(np.quantile(steps, 0.9)),
         allocated=torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0,
         reserved=torch.cuda.max_memory_reserved() / 2**30 if cuda else 0.0,
-        ready=max(0.0, times.began[warm] - times.began[0] - warm * median),
+        ready=max(0.0, began[warm] - began[0] - warm * median),
         waiting=float(np.sum(times.waited[-len(steps):]) / np.sum(steps)), rate=batch / median, said=times.said,
     )  # fmt: skip
 

@@ -36,12 +36,34 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 @dataclass
 class Times:
-    """When each step began, and for how long its batch was waited for; seconds."""
+    """When each step began, and for how long the host made its batch; seconds.
 
-    began: list[float] = field(default_factory=list[float])
+    On a GPU a step begins when the GPU comes to it: nothing waits for the clock, as in a run.
+    """
+
+    marks: list[Any] = field(default_factory=list[Any])
     waited: list[float] = field(default_factory=list[float])
     said: list[str] = field(default_factory=list[str])
     losses: list[float] = field(default_factory=list[float])
+
+    def mark(self) -> None:
+        """A step begins; the peaks of memory count from the first."""
+        if DEVICE.type != "cuda":
+            self.marks.append(time.perf_counter())
+            return
+        if not self.marks:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        self.marks.append(torch.cuda.Event(enable_timing=True))
+        self.marks[-1].record()
+
+    @property
+    def began(self) -> list[float]:
+        """When steps began, in seconds."""
+        if DEVICE.type != "cuda" or isinstance(self.marks[0], float):
+            return self.marks
+        torch.cuda.synchronize()
+        return [self.marks[0].elapsed_time(mark) / 1000 for mark in self.marks]
 
 
 class Telling(SilentProgress):
@@ -56,28 +78,18 @@ class Telling(SilentProgress):
 
 
 class Clocked:
-    """Notes when each batch is asked for, with all work before it done; the peaks of memory count from the first."""
+    """Notes when each batch is asked for."""
 
     def __init__(self, make: Callable[[Any], Any], times: Times) -> None:
         self._make, self._times = make, times
 
     def __call__(self, positions: Any) -> Any:
         """Return the batch."""
-        settle(forget=not self._times.began)
-        self._times.began.append(time.perf_counter())
+        self._times.mark()
+        asked = time.perf_counter()
         batch = self._make(positions)
-        self._times.waited.append(time.perf_counter() - self._times.began[-1])
+        self._times.waited.append(time.perf_counter() - asked)
         return batch
-
-
-def settle(*, forget: bool = False) -> None:
-    """Wait for the device; ``forget`` begins the peaks of memory anew."""
-    if DEVICE.type != "cuda":
-        return
-    torch.cuda.synchronize()
-    if forget:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
 
 
 def by_engine(task: Any, config: TrainConfig, folder: Path) -> tuple[Times, Adapter]:
@@ -151,9 +163,8 @@ def _noise_loss(unet: Any, family: str, side: int, batch: int, *, tiny: bool) ->
 
 def _plain_loop(trained: Sequence[nn.Parameter], loss: Callable[[], Tensor], steps: int) -> Times:
     optimizer, times = torch.optim.AdamW(trained, lr=1e-4), Times()
-    for step in range(steps):
-        settle(forget=step == 0)
-        times.began.append(time.perf_counter())
+    for _ in range(steps):
+        times.mark()
         times.waited.append(0.0)
         with torch.autocast(DEVICE.type, torch.bfloat16):
             value = loss()
@@ -161,7 +172,6 @@ def _plain_loop(trained: Sequence[nn.Parameter], loss: Callable[[], Tensor], ste
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    settle()
     return times
 
 
@@ -283,7 +293,7 @@ def _plain_vit(config: TrainConfig, work: Path, tiny: bool, recompute: bool) -> 
     if DEVICE.type != "cuda":
         raise SystemExit("the plain loop of ViT needs a GPU")
     task, made = vit_task(work, batch=4 if tiny else 32, tiny=tiny)
-    return Times(began=by_peft(task, made.model_copy(update={"steps": config.steps}), work), waited=[0.0])
+    return Times(marks=by_peft(task, made.model_copy(update={"steps": config.steps}), work), waited=[0.0])
 
 
 WORKS = {

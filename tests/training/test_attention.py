@@ -91,3 +91,14 @@ def test_the_calls_of_a_batch_are_the_losss_own(make, tmp_path: Path):  # noqa: 
         mine[shape.queries, shape.keys] += count * (not shape.causal)
     assert {sides: count for sides, count in mine.items() if count} == FORWARD
     assert any(isinstance(shape, Shape) and shape.causal for shape in calls)
+
+
+def test_another_processs_samples_are_looked_at_as_well(make, tmp_path: Path):  # noqa: F811
+    task = make(DreamBooth)
+    fit(task, CONFIG.model_copy(update={"steps": 1}), tmp_path / "run")
+    from visionpeft.compute.precision import precision_of
+    from visionpeft.data.order import positions
+
+    device, whole = torch.device("cpu"), positions(0, 3, 0, 4)
+    first, second = (calls_of(task, 0, mine, precision_of("fp32", device), device) for mine in (whole[:2], whole[2:]))
+    assert first == second

@@ -195,21 +195,35 @@ def test_the_placed_unet_is_channels_last_joined_and_computes_without_autocast(d
     assert all(isinstance(part, JoinedAttention) for part in task.base.unet.attn_processors.values())
 
 
-def test_a_step_of_dreambooth_never_waits(dreambooth, tmp_path):
-    class Watched(DreamBooth):
-        def loss(self, batch, rng):
-            self.losses = getattr(self, "losses", 0) + 1
-            if self.losses < 3:  # libraries wait when they come to be
-                return super().loss(batch, rng)
-            torch.cuda.set_sync_debug_mode("error")
-            try:
-                out = super().loss(batch, rng)
-                out.loss_sum.backward(retain_graph=True)
-                return out
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
+class Watched(DreamBooth):
+    """Makes any wait for the device in a batch or a loss an error, when libraries have come to be."""
 
-    task = dreambooth("taught by the base")
+    losses = 0
+
+    def batch(self, positions):
+        return self._unwaited(super().batch, positions)
+
+    def loss(self, batch, rng):
+        def learn():
+            out = super(Watched, self).loss(batch, rng)
+            if torch.is_grad_enabled():
+                out.loss_sum.backward(retain_graph=True)
+            return out
+
+        self.losses += 1
+        return self._unwaited(learn)
+
+    def _unwaited(self, work, *given):
+        torch.cuda.set_sync_debug_mode("error" if self.losses > 3 else "default")
+        try:
+            return work(*given)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_a_step_of_dreambooth_never_waits(dreambooth, tmp_path, family):
+    task = dreambooth("taught by the base", family)
     task.__class__ = Watched
-    fit(task, REAL.model_copy(update={"precision": "bf16", "record": "off", "steps": 3}), tmp_path)
-    assert task.losses > 3
+    fit(task, REAL.model_copy(update={"precision": "bf16", "record": "off", "steps": 4}), tmp_path / "run")
+    assert task.losses > 6

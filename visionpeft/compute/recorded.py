@@ -6,9 +6,13 @@ same kernels each time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from visionpeft.errors import VisionPeftError
 
@@ -53,13 +57,33 @@ class Recorder:
             draws = torch.cuda.default_generators[torch.cuda.current_device()]
         before = draws.clone_state()
         try:
-            # other threads may go on to prepare samples meanwhile
-            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+            # "thread_local": other threads may go on to prepare samples meanwhile
+            whole = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+            with whole, masks_as_launched():
                 work()
         except RuntimeError as reason:
             draws.graphsafe_set_state(before)  # a recording that broke off leaves it unable to draw outside of one
             raise NotRecordableError(str(reason).strip().partition("\n")[0]) from reason
         return graph.replay
+
+
+@contextmanager
+def masks_as_launched() -> Generator[None]:
+    """Let transformers leave causal masks to the kernel within the context, as it does where nothing is recorded.
+
+    Some of its versions take a recording for tracing and write masks out, for which another kernel attends, that rounds
+    otherwise. Masks of padding, whose values a recording cannot look at, are written out as ever.
+    """
+    masks: Any = sys.modules.get("transformers.masking_utils")
+    if masks is None:
+        yield
+        return
+    told: Callable[[Tensor | None], bool] = masks.is_tracing
+    masks.is_tracing = lambda tensor=None: tensor is not None and told(tensor)
+    try:
+        yield
+    finally:
+        masks.is_tracing = told
 
 
 class Recording:

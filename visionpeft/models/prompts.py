@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from visionpeft.adapters.tokens import spell
+from visionpeft.compute.tensors import moved
 from visionpeft.errors import ConfigError
 from visionpeft.models.base import Base
 
@@ -125,7 +126,7 @@ def time_ids(base: Base, count: int, size: int | tuple[int, int] | None = None) 
         return None
     height, width = (size, size) if isinstance(size, int) else size or (base.size, base.size)
     row = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
-    return row.repeat(count, 1).to(base.device)
+    return moved(row.repeat(count, 1), torch.device(base.device))
 
 
 def unet_forward(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from visionpeft.compute.tensors import moved
 from visionpeft.data.order import Position, permutation
 from visionpeft.models.base import Base
 from visionpeft.models.prompts import time_ids
@@ -105,7 +106,7 @@ class Draws:
         ]
         shapes = dict.fromkeys(draw.moments.mean.shape for draw in draws)
         groups = tuple(self._group([draw for draw in draws if draw.moments.mean.shape == shape]) for shape in shapes)
-        return Batch(groups, torch.tensor(float(len(positions)), device=self._device))
+        return Batch(groups, torch.full((), float(len(positions)), device=self._device))
 
     def _draw(self, kind: int, row: int, position: Position) -> _Draw:
         epoch, index = self._place(kind, position)
@@ -120,13 +121,15 @@ class Draws:
 
     def _group(self, draws: Sequence[_Draw]) -> Group:
         rows = [[draw.row for draw in draws if draw.kind == wanted] for wanted in (SUBJECT, CLASS)]
+        numbers = [[draw.kind for draw in draws], [draw.prompt for draw in draws], *rows]
+        kind, prompt, subject, classes = self._long(numbers)
         height, width = (side * self._base.latent_scale_factor for side in draws[0].moments.mean.shape[1:])
         return Group(
             mean=torch.stack([draw.moments.mean for draw in draws]),
             std=torch.stack([draw.moments.std for draw in draws]),
-            kind=self._long([draw.kind for draw in draws]),
-            prompt=self._long([draw.prompt for draw in draws]),
-            rows=(self._long(rows[SUBJECT]), self._long(rows[CLASS])),
+            kind=kind,
+            prompt=prompt,
+            rows=(subject, classes),
             ids=time_ids(self._base, len(draws), (height, width)),
         )
 
@@ -138,5 +141,7 @@ class Draws:
         epoch, place = divmod(drawn, len(self._sources[CLASS]))
         return epoch, permutation(mix_seed(self._seed, "class"), len(self._sources[CLASS]), epoch)[place]
 
-    def _long(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self._device)
+    def _long(self, rows: Sequence[list[int]]) -> tuple[Tensor, ...]:
+        """Numbers on the device, in one copy."""
+        whole = moved(torch.tensor([number for row in rows for number in row], dtype=torch.long), self._device)
+        return whole.split([len(row) for row in rows])

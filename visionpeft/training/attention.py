@@ -59,7 +59,7 @@ def calls_of(
     task: Task, seed: int, positions: Sequence[Position], precision: Precision, device: torch.device
 ) -> Counter[Shape]:
     """Return what the loss of a micro-batch attends to; no state is changed."""
-    slots = torch.tensor([position.slot for position in positions], device=device)
+    slots = torch.arange(len(positions), device=device)  # of a step of these alone
     rng = StepRng(seed, 0, slots, len(positions), device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         batch = task.batch(positions)
