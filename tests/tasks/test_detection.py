@@ -253,3 +253,19 @@ def test_recomputing_and_varying_are_done_where_asked(place: Path):
     first, second = (task.batch([Position(epoch, 0, 0)]).pixels for epoch in (0, 1))
     assert not torch.equal(first, second)
     assert task.files([Position(0, 2, 0)]) == [task.splits.train.scenes[2].name]
+
+
+def test_a_decoder_in_float32_stays_so_with_adapters_in_half_precision(tmp_path: Path):
+    write_base(tmp_path / "base", "rt_detr")
+    write_scenes(tmp_path / "pictures", 4)
+    adapter = {"method": "lora", "rank": 2, "targets": ["backbone", "encoder", "decoder"]}
+    config = configured(tmp_path, adapter=adapter)
+    task, kinds = build(config), dict[str, torch.dtype]()
+    model: Any = task.base.model.model
+    parts = {"backbone": model.encoder_input_proj[0][0], "decoder": model.decoder.layers[0].encoder_attn.value_proj}
+    for name, part in parts.items():
+        part.register_forward_hook(lambda _, __, out, name=name: kinds.update({name: out.dtype}))
+    changes = {"precision": "bf16", "steps": 2, "batch_size": 2, "evaluate_every": 0}
+    result = fit(task, config.train.model_copy(update=changes), tmp_path / "run")
+    assert kinds == {"backbone": torch.bfloat16, "decoder": torch.float32}
+    assert all(value.abs().max() > 0 for name, value in result.last.tensors.items() if "decoder" in name)

@@ -35,7 +35,7 @@ def prepared(precision, spec, dtype):
     for parameter in manager.parameters("a").values():
         nn.init.normal_(parameter, std=0.3)
     trainer = Trainer(manager.trainable("a"), TrainConfig(steps=9, ema=0.5), precision, 1)
-    trainer.serve(part for part in net.modules() if isinstance(part, Branch))
+    trainer.serve([part for part in net.modules() if isinstance(part, Branch)], autocast=False)
     return net.train(), trainer
 
 

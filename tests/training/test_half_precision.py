@@ -57,7 +57,7 @@ def gradients(kind, spec, precision, dtype):
     for parameter in manager.parameters("a").values():
         assert parameter.dtype == torch.float32
     trainer = Trainer(manager.trainable("a"), TrainConfig(steps=2), precision, 1)
-    trainer.serve(part for part in model.modules() if isinstance(part, Branch))
+    trainer.serve([part for part in model.modules() if isinstance(part, Branch)], autocast=False)
     trainer.begin(0)
     trainer.backward(StepOutput(run(model, dtype).float().square().sum(), torch.tensor(1.0)))
     return {name: parameter.grad.flatten() for name, parameter in trainer.parameters.items()}

@@ -122,7 +122,8 @@ class Branch(Part):
         start: frozen factors that are subtracted (PiSSA, OLoRA), or nothing.
 
     Attributes:
-        computes: in training without autocast, the type of the products; None is float32.
+        computes: in training without autocast, the type of the products; None is float32, as where a part of a model
+            switches autocast off.
         copies: in training, what the products are made with in place of the parameters, by their names; their owner
             keeps them up to date, and takes the gradients that come to them.
     """
@@ -286,7 +287,7 @@ _BY_DIMENSIONS: dict[int, Any] = {2: F.linear, 3: F.conv1d, 4: F.conv2d}
 def lora_live(branch: Branch, x: Tensor, out: Tensor) -> Tensor:
     """``scale · B A x``, through the narrow middle."""
     del out
-    parts = branch.factors
+    parts = branch.factors if torch.is_autocast_enabled(x.device.type) else branch.whole
     hidden = apply_weight(branch.base, x, parts["lora_A.weight"])
     up = parts["lora_B.weight"]
     return branch.scale * _BY_DIMENSIONS[up.ndim](hidden, up)

@@ -19,18 +19,20 @@ class Copies:
 
     Args:
         weights: the masters.
-        branches: are told the type; those that can use copies are given them.
+        branches: those that can use copies are given them.
         dtype: of the arithmetic.
+        told: whether branches are told the type too; where autocast tells it, they are not, so that a part of a model
+            that switches it off computes in float32.
     """
 
-    def __init__(self, weights: FlatWeights, branches: Iterable[Branch], dtype: torch.dtype) -> None:
+    def __init__(self, weights: FlatWeights, branches: Iterable[Branch], dtype: torch.dtype, *, told: bool) -> None:
         self._weights = weights
         self._flat, self._sums = (torch.zeros_like(weights.flat, dtype=dtype) for _ in range(2))
         copies, sums = weights.layout.views(self._flat), weights.layout.views(self._sums)
         at = {id(parameter): number for number, parameter in enumerate(weights.parameters)}
         self._pairs: list[tuple[Tensor, Tensor]] = []
         for branch in branches:
-            branch.computes = dtype
+            branch.computes = dtype if told else None
             numbers = {name: at[id(parameter)] for name, parameter in branch.parts.items() if id(parameter) in at}
             if branch.takes_copies and len(numbers) == len(branch.parts):
                 branch.copies = {name: copies[number].detach().requires_grad_() for name, number in numbers.items()}

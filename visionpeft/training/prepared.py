@@ -70,7 +70,8 @@ class Prepared:
             task.prepare(self.context)
         self.trainer = Trainer(task.trainable(), config, self.precision, world, task.rates())
         components = task.components.values()
-        self.trainer.serve(part for model in components for part in model.modules() if isinstance(part, Branch))
+        branches = [part for model in components for part in model.modules() if isinstance(part, Branch)]
+        self.trainer.serve(branches, autocast=task.autocast)
         self._lay_out_steps()
         for module in components:
             module.train()

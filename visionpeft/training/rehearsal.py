@@ -121,7 +121,8 @@ class _Rehearsing:
             self.task.trainable(), config.model_copy(update={"optimizer": plain}), self.precision, 1, self.task.rates()
         )
         components = self.task.components.values()
-        trainer.serve(part for model in components for part in model.modules() if isinstance(part, Branch))
+        branches = [part for model in components for part in model.modules() if isinstance(part, Branch)]
+        trainer.serve(branches, autocast=self.task.autocast)
         sizes_of = [] if made_up is None else [made_up(p) for p in trainer.parameters.values()]
         state = [torch.empty(size, dtype=torch.uint8, device=trainer.device) for one in sizes_of for size in one]
         ledger.stage = "first"

@@ -71,10 +71,15 @@ class Trainer:
         self.step = torch.zeros((), dtype=torch.long, device=self.device)
         self.norm = torch.zeros((), device=self.device)
 
-    def serve(self, branches: Iterable[Branch]) -> None:
-        """Let these branches compute with copies of their weights in the type of the arithmetic, where it has one."""
+    def serve(self, branches: Iterable[Branch], *, autocast: bool) -> None:
+        """Let these branches compute with copies of their weights in the type of the arithmetic, where it has one.
+
+        Args:
+            branches: of the models in training.
+            autocast: whether steps compute under it.
+        """
         if self.precision.dtype is not None:
-            copies = Copies(self.weights, branches, self.precision.dtype)
+            copies = Copies(self.weights, branches, self.precision.dtype, told=not autocast)
             self.copies = copies if len(copies) else None
 
     def begin(self, step: int) -> None:
