@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from visionpeft.adapters.slots import Slot
+from visionpeft.compute.fused import fault
 from visionpeft.compute.layouts import channels_last
 from visionpeft.compute.lean import Lean
 from visionpeft.compute.memory import amount
@@ -16,6 +18,7 @@ from visionpeft.compute.quantized import quantize
 from visionpeft.compute.residence import Mover, Residence, free_memory
 from visionpeft.compute.sharding import Sharding
 from visionpeft.errors import ConfigError
+from visionpeft.models.fused_unet import fuse_unet
 from visionpeft.models.joined_attention import join_attention
 from visionpeft.training.task import Context
 
@@ -50,6 +53,7 @@ def place(models: Mapping[str, nn.Module], trained: Mapping[str, nn.Module], con
         if context.device.type == "cuda" and context.sharding is None and isinstance(model, ModelMixin):
             channels_last(model)
         if name in trained:
+            fuse(model, context)
             lean = Lean(model, context.device, context.thrift)
             movers[name] = lean.move
             if lean.choice.any:
@@ -61,6 +65,16 @@ def place(models: Mapping[str, nn.Module], trained: Mapping[str, nn.Module], con
             f"the base's models take {amount(places.bytes)} of {free} free on the GPU: pictures are made one at a time."
         )
     return places
+
+
+def fuse(model: nn.Module, context: Context) -> None:
+    """Let a UNet's blocks compute in fewer operations, where there are kernels for them; before levers are pulled."""
+    if context.device.type != "cuda" or context.sharding is not None or not isinstance(model, UNet2DConditionModel):
+        return
+    if reason := fault(context.device):
+        context.progress.say(f"norms and gates are not fused, which makes steps slower: {reason}")
+    else:
+        fuse_unet(model)
 
 
 def join_products(model: nn.Module, context: Context) -> None:

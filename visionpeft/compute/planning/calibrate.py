@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -43,7 +44,8 @@ def calibrated(device: torch.device, folder: Path, *, anew: bool = False) -> Rat
     path = folder / ("".join(c if c.isalnum() else "_" for c in words.strip()) + ".json")
     if not anew and (kept := _read(path)) is not None:
         return kept
-    rates = measured(device, product)
+    with torch.cuda.stream(torch.cuda.Stream()) if device.type == "cuda" else nullcontext():
+        rates = measured(device, product)  # what is recorded may not depend on the default stream
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, [rates.model_dump_json(indent=1).encode()])
     return rates
@@ -160,14 +162,10 @@ def _on_cpu(work: Callable[[], Any], spent: float = _SPENT) -> float:
 
 def _on_gpu(work: Callable[[], Any]) -> float:
     """Seconds of work on a GPU by itself: it is recorded, and many of it replayed in a row."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(side)
+    for _ in range(3):
+        work()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         for _ in range(_REPEATS):
             work()
     times: list[float] = []
