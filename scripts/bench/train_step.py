@@ -131,6 +131,13 @@ def _apart(task: Any) -> list[Any]:
     return [patch.object(placing, "join_attention", _nothing)]
 
 
+def _not_fused(task: Any) -> list[Any]:
+    from visionpeft.tasks import placing
+
+    del task
+    return [patch.object(placing, "fuse_unet", _nothing)]
+
+
 def _parameter_by_parameter(task: Any) -> list[Any]:
     from visionpeft.training import trainer
 
@@ -143,6 +150,7 @@ LEVERS: dict[str, Callable[[Any], list[Any]]] = {
     "one cast of the adapters a step": _cast_in_each_layer,
     "channels last": _channels_first,
     "q, k and v in one product": _apart,
+    "norms, activations and gates fused": _not_fused,
     "one flat parameter": _parameter_by_parameter,
 }
 """Name -> what puts things back to how they were without it, for the measured process alone."""

@@ -10,41 +10,34 @@ from torch import Tensor
 
 def normalised(
     x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, *, silu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """As the kernels' function of this name."""
-    grouped = _grouped(x, added, groups)
-    mean = grouped.mean(2)
-    scale = (grouped.var(2, correction=0) + eps).rsqrt()
-    given = _given(x, added, weight, bias, mean, scale)
+    shift = torch.zeros_like(x[:, :, 0, 0]) if added is None else added
+    grouped = (x + shift[:, :, None, None]).reshape(len(x), groups, -1)
+    middle, scales = grouped.mean(2), (grouped.var(2, correction=0) + eps).rsqrt()
+    width = x.shape[1] // groups
+    slopes = weight * scales.repeat_interleave(width, 1)
+    centres = middle.repeat_interleave(width, 1) - shift
+    levels = bias - centres * slopes
+    given = x * slopes[:, :, None, None] + levels[:, :, None, None]
     out = given * torch.sigmoid(given) if silu else given
-    return out.contiguous(memory_format=torch.channels_last), mean, scale
+    return out.contiguous(memory_format=torch.channels_last), slopes, levels, centres, scales
 
 
 def norm_gradient(
-    gradient: Tensor, x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, *,
+    gradient: Tensor, x: Tensor, weight: Tensor, slopes: Tensor, levels: Tensor, centres: Tensor, scales: Tensor, *,
     silu: bool,
 ) -> Tensor:  # fmt: skip
     """As the kernels' function of this name."""
     if silu:
-        given = _given(x, added, weight, bias, mean, scale)
+        given = x * slopes[:, :, None, None] + levels[:, :, None, None]
         opened = torch.sigmoid(given)
         gradient = gradient * opened * (1 + given * (1 - opened))
-    groups = mean.shape[1]
-    steep = _grouped(gradient * weight[:, None, None], None, groups)
-    even = (_grouped(x, added, groups) - mean[..., None]) * scale[..., None]
+    shape = (len(x), scales.shape[1], -1)
+    steep = (gradient * weight[:, None, None]).reshape(shape)
+    even = (x - centres[:, :, None, None]).reshape(shape) * scales[..., None]
     found = steep - steep.mean(2, keepdim=True) - even * (steep * even).mean(2, keepdim=True)
-    return (found * scale[..., None]).view(x.shape).contiguous(memory_format=torch.channels_last)
-
-
-def _grouped(x: Tensor, added: Tensor | None, groups: int) -> Tensor:
-    """Pictures [N, groups, elements]."""
-    shifted = x if added is None else x + added[:, :, None, None]
-    return shifted.reshape(len(x), groups, -1)
-
-
-def _given(x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    even = (_grouped(x, added, mean.shape[1]) - mean[..., None]) * scale[..., None]
-    return even.view(x.shape) * weight[:, None, None] + bias[:, None, None]
+    return (found * scales[..., None]).view(x.shape).contiguous(memory_format=torch.channels_last)
 
 
 def gated(both: Tensor) -> Tensor:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_CLOSE = 0.02
-"""How far half-precision results of a small case may be from torch's own, which round in between."""
+WIDEST = 128
+"""Channels of a norm's group at most."""
+_CLOSE = 1e-4
+"""How far a small case in float32 may be from torch's own operations, as a share."""
 
 
 @lru_cache
@@ -29,21 +31,21 @@ def fault(device: torch.device) -> str:
             apart = _tried(device)
     except (ImportError, RuntimeError, OSError, ValueError, TypeError) as reason:  # no triton, no compiler of C, …
         return str(reason).strip().partition("\n")[0] or type(reason).__name__
-    return "" if apart < _CLOSE else f"a small case is {apart:.3g} off"
+    return "" if apart < _CLOSE else f"a small case is off by {apart:.2g} of its size"
 
 
 def _tried(device: torch.device) -> float:
-    """Work of each kind done both ways; the largest difference."""
+    """Work of each kind done both ways in float32; the largest difference, as a share."""
     drawn = torch.Generator(device).manual_seed(0)
-    x, shift = (torch.randn(shape, device=device, generator=drawn).bfloat16() for shape in ((2, 40, 6, 6), (2, 40)))
+    x, shift = (torch.randn(shape, device=device, generator=drawn) for shape in ((2, 40, 6, 6), (2, 40)))
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    weight, bias = torch.linspace(0.5, 1.5, 80, device=device, dtype=torch.bfloat16).view(2, 40)
+    weight, bias = torch.linspace(0.5, 1.5, 80, device=device).view(2, 40)
     found: list[list[Tensor]] = []
     for fused in (True, False):
-        normed = (_NormSilu.apply if fused else _plain_norm)(x, shift, weight, bias, 4, 1e-5, True)
-        gated = (_Geglu.apply if fused else _plain_geglu)(normed.flatten(1))
-        found.append([gated, *torch.autograd.grad(gated, x, gated.detach())])
-    return max(float((one - other).abs().max()) for one, other in zip(*found, strict=True))
+        normed: Tensor = (_NormSilu.apply if fused else _plain_norm)(x, shift, weight, bias, 4, 1e-5, True)  # pyright: ignore
+        gated: Tensor = (_Geglu.apply if fused else _plain_geglu)(normed.flatten(1))  # pyright: ignore
+        found.append([gated.detach(), *torch.autograd.grad(gated, x, gated.detach())])
+    return max(float((one - other).abs().max() / other.abs().max()) for one, other in zip(*found, strict=True))
 
 
 def norm_silu(x: Tensor, norm: nn.GroupNorm, added: Tensor | None = None, *, silu: bool = True) -> Tensor:
@@ -108,20 +110,20 @@ class _NormSilu(torch.autograd.Function):
         """See ``norm_silu``."""
         x = x.contiguous(memory_format=torch.channels_last)
         if x.is_meta:
-            out, statistics = x.clone(), x.new_empty(2, len(x), groups, dtype=torch.float32).unbind()
+            out, *found = x.clone(), *x.new_empty(3, *x.shape[:2], dtype=torch.float32).unbind()
         else:
-            out, *statistics = _kernels().normalised(x, added, weight, bias, groups, eps, silu=silu)
+            out, *found = _kernels().normalised(x, added, weight, bias, groups, eps, silu=silu)
         if any(ctx.needs_input_grad[:2]):
-            ctx.save_for_backward(x, added, weight, bias, *statistics)
+            ctx.save_for_backward(x, weight, *found)
         ctx.silu = silu
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         """The gradients of x and added."""
-        x, added, *rest = ctx.saved_tensors
+        x, *rest = ctx.saved_tensors
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
-        found = gradient + x if x.is_meta else _kernels().norm_gradient(gradient, x, added, *rest, silu=ctx.silu)
+        found = gradient + x if x.is_meta else _kernels().norm_gradient(gradient, x, *rest, silu=ctx.silu)
         for_added = found.sum((2, 3), dtype=torch.float32).to(x.dtype) if ctx.needs_input_grad[1] else None
         return found, for_added, None, None, None, None, None
 

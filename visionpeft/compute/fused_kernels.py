@@ -1,320 +1,302 @@
-# pyright: basic, reportMissingImports=false, reportIndexIssue=false
+# pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
 # Bodies of kernels are Triton's language, of which only the grammar is Python's.
 """Triton kernels of a UNet's norms and gates, on pictures whose channels lie together; importable where triton is.
 
-A group's mean and variance are taken in parts: each program sums its rows of a few whole groups, and what needs the
-whole puts the parts together by itself (Chan et al. 1979). So a norm is two kernels each way, whose sums come in the
-same order every time, and its activation costs none of its own.
+A norm is three kernels each way: moments of each channel, part by part; those of each group, from which a slope and a
+level come for each channel; and the picture by these, with its activation. No kernel but the middle one, which is tiny,
+knows of groups, so that few are compiled; every sum has one order.
 """
 
 from __future__ import annotations
-
-from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-_WIDE, _TILE, _PROGRAMS, _PARTS = 128, 2048, 264, 64
-"""Channels and elements of a tile, about; programs that keep a GPU busy; parts of a group at most."""
+from visionpeft.compute.fused import WIDEST
+
+_ROWS, _CHANNELS = 32, 64
+"""Pixels and channels of a tile."""
+_PARTS = 64
+"""Parts at most that a picture's pixels are summed in."""
+
+_VARYING = ["P", "ROWS", "PARTS", "CG"]
+"""Numbers whose values the compiler is not to look at: each would make a kernel of its own."""
 
 
-@triton.jit
-def _channels(G: tl.tensor, C: tl.tensor, CG: tl.constexpr, GB: tl.constexpr, CP: tl.constexpr) -> tl.tensor:
-    """Groups [GB], channels [GB, CP], and which of these there are."""
-    group = tl.program_id(1) * GB + tl.arange(0, GB)
-    place = tl.arange(0, CP)
-    channel = group[:, None] * CG + place[None, :]
-    return group, channel, (place[None, :] < CG) & (group[:, None] < G)
-
-
-@triton.jit
-def _tile(
-    source: tl.tensor, rows: tl.tensor, channel: tl.tensor, mask: tl.tensor, P: tl.tensor, C: tl.tensor
-) -> tl.tensor:
-    """Rows of a picture, [rows, GB, CP] float32."""
-    first = (tl.program_id(2).to(tl.int64) * P + rows.to(tl.int64))[:, None, None] * C
-    return tl.load(source + first + channel[None, :, :], mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _shift(added: tl.tensor, channel: tl.tensor, there: tl.tensor, C: tl.tensor, ADDED: tl.constexpr) -> tl.tensor:
-    """What is added to a picture's channels before its norm, [GB, CP] float32."""
-    if ADDED:
-        return tl.load(added + tl.program_id(2) * C + channel, mask=there, other=0.0).to(tl.float32)
-    else:  # noqa: RET505 - the compiler knows no other way
-        return tl.zeros(channel.shape, tl.float32)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def _moments(
-    x: tl.tensor,
-    added: tl.tensor,
-    means: tl.tensor,
-    squares: tl.tensor,
-    P: tl.tensor,
-    C: tl.tensor,
-    G: tl.tensor,
-    ROWS: tl.constexpr,
-    CG: tl.constexpr,
-    GB: tl.constexpr,
-    CP: tl.constexpr,
-    BP: tl.constexpr,
-    ADDED: tl.constexpr,
-) -> None:
-    """Mean and sum of squared differences from it, of a part of each group."""
-    group, channel, there = _channels(G, C, CG, GB, CP)
-    shift = _shift(added, channel, there, C, ADDED)
-    mean, square, seen = tl.zeros([GB], tl.float32), tl.zeros([GB], tl.float32), 0.0
-    for start in range(0, ROWS, BP):
-        rows = tl.program_id(0) * ROWS + start + tl.arange(0, BP)
-        mask = (rows < P)[:, None, None] & there[None, :, :]
-        value = tl.where(mask, _tile(x, rows, channel, mask, P, C) + shift[None, :, :], 0.0)
-        left = P - (tl.program_id(0) * ROWS + start)
-        count = tl.minimum(tl.maximum(left, 0), BP).to(tl.float32) * CG
-        here = tl.sum(tl.sum(value, 2), 0) / tl.maximum(count, 1.0)
-        off = tl.where(mask, value - here[None, :, None], 0.0)
-        apart, total = here - mean, tl.maximum(seen + count, 1.0)
-        square += tl.sum(tl.sum(off * off, 2), 0) + apart * apart * seen * count / total
+    x: tl.tensor, means: tl.tensor, squares: tl.tensor, P: tl.tensor, C: tl.tensor, ROWS: tl.tensor,
+    BP: tl.constexpr, BC: tl.constexpr,
+) -> None:  # fmt: skip
+    """Mean, and sum of squared differences from it, of a part of each channel (Chan et al. 1979)."""
+    channel = tl.program_id(1) * BC + tl.arange(0, BC)
+    mean, square, seen = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
+    first = tl.program_id(0) * ROWS
+    end = tl.minimum(first + ROWS, P)
+    while first < end:
+        rows = first + tl.arange(0, BP)
+        mask = (rows < end)[:, None] & (channel < C)[None, :]
+        place = (tl.program_id(2).to(tl.int64) * P + rows)[:, None] * C + channel[None, :]
+        value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+        count = tl.minimum(end - first, BP).to(tl.float32)
+        here = tl.sum(value, 0) / count
+        off = tl.where(mask, value - here[None, :], 0.0)
+        apart, total = here - mean, seen + count
+        square += tl.sum(off * off, 0) + apart * apart * seen * count / total
         mean += apart * count / total
-        seen += count
-    place = (tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)) * G + group
-    tl.store(means + place, mean, mask=group < G)
-    tl.store(squares + place, square, mask=group < G)
+        seen = total
+        first += BP
+    place = (tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)) * C + channel
+    tl.store(means + place, mean, mask=channel < C)
+    tl.store(squares + place, square, mask=channel < C)
 
 
-@triton.jit
-def _parts(source: tl.tensor, group: tl.tensor, G: tl.tensor, PARTS: tl.tensor, PP: tl.constexpr) -> tl.tensor:
-    """The parts of a group, [PP, GB]."""
-    part = tl.arange(0, PP)
-    place = (tl.program_id(2) * PARTS + part[:, None]) * G + group[None, :]
-    return tl.load(source + place, mask=(part[:, None] < PARTS) & (group[None, :] < G), other=0.0)
-
-
-@triton.jit
-def _normalise(
-    x: tl.tensor,
-    added: tl.tensor,
-    weight: tl.tensor,
-    bias: tl.tensor,
-    means: tl.tensor,
-    squares: tl.tensor,
-    out: tl.tensor,
-    mean_of: tl.tensor,
-    scale_of: tl.tensor,
-    P: tl.tensor,
-    C: tl.tensor,
-    G: tl.tensor,
-    ROWS: tl.constexpr,
-    PARTS: tl.tensor,
-    EPS: tl.tensor,
-    CG: tl.constexpr,
-    GB: tl.constexpr,
-    CP: tl.constexpr,
-    BP: tl.constexpr,
-    PP: tl.constexpr,
-    ADDED: tl.constexpr,
-    SILU: tl.constexpr,
-) -> None:
-    """``silu((x + added − mean) / deviation · weight + bias)``."""
-    group, channel, there = _channels(G, C, CG, GB, CP)
-    shift = _shift(added, channel, there, C, ADDED)
-    count = tl.minimum(tl.maximum(P - tl.arange(0, PP) * ROWS, 0), ROWS).to(tl.float32) * CG
-    part = _parts(means, group, G, PARTS, PP)
-    whole = P * CG * 1.0
-    mean = tl.sum(part * count[:, None], 0) / whole
-    apart = part - mean[None, :]
-    variance = (tl.sum(_parts(squares, group, G, PARTS, PP), 0) + tl.sum(apart * apart * count[:, None], 0)) / whole
+@triton.jit(do_not_specialize=_VARYING)
+def _settle(
+    means: tl.tensor, squares: tl.tensor, added: tl.tensor, weight: tl.tensor, bias: tl.tensor, slopes: tl.tensor,
+    levels: tl.tensor, centres: tl.tensor, scales: tl.tensor, P: tl.tensor, C: tl.tensor, CG: tl.tensor,
+    ROWS: tl.tensor, PARTS: tl.tensor, EPS: tl.tensor, ADDED: tl.constexpr, BB: tl.constexpr, BC: tl.constexpr,
+) -> None:  # fmt: skip
+    """A group's 1 / deviation, and for each channel ``slope`` and ``level`` of the norm, and what is its middle."""
+    group, picture = tl.program_id(0), tl.program_id(1)
+    part, place = tl.arange(0, BB), tl.arange(0, BC)
+    channel, there = group * CG + place, place < CG
+    mask = (part < PARTS)[:, None] & there[None, :]
+    count = tl.minimum(tl.maximum(P - part * ROWS, 0), ROWS).to(tl.float32)[:, None]
+    source = (picture * PARTS + part)[:, None] * C + channel[None, :]
+    of_part = tl.load(means + source, mask=mask, other=0.0)
+    mean = tl.sum(of_part * count, 0) / P
+    off = tl.where(mask, of_part - mean[None, :], 0.0)
+    square = tl.sum(tl.load(squares + source, mask=mask, other=0.0) + off * off * count, 0)
+    shift = tl.zeros([BC], tl.float32)
+    if ADDED:
+        shift = tl.load(added + picture * C + channel, mask=there, other=0.0).to(tl.float32)
+    middle = tl.sum(mean + shift, 0) / CG
+    apart = tl.where(there, mean + shift - middle, 0.0)
+    variance = (tl.sum(square, 0) / P + tl.sum(apart * apart, 0)) / CG
     scale = 1.0 / tl.sqrt(variance + EPS)
-    if tl.program_id(0) == 0:
-        tl.store(mean_of + tl.program_id(2) * G + group, mean, mask=group < G)
-        tl.store(scale_of + tl.program_id(2) * G + group, scale, mask=group < G)
-    slope = tl.load(weight + channel, mask=there, other=0.0).to(tl.float32) * scale[:, None]
-    level = tl.load(bias + channel, mask=there, other=0.0).to(tl.float32) + (shift - mean[:, None]) * slope
-    for start in range(0, ROWS, BP):
-        rows = tl.program_id(0) * ROWS + start + tl.arange(0, BP)
-        mask = (rows < P)[:, None, None] & there[None, :, :]
-        value = _tile(x, rows, channel, mask, P, C) * slope[None, :, :] + level[None, :, :]
-        if SILU:
-            value = value * tl.sigmoid(value)
-        first = (tl.program_id(2).to(tl.int64) * P + rows.to(tl.int64))[:, None, None] * C
-        tl.store(out + first + channel[None, :, :], value.to(out.dtype.element_ty), mask=mask)
+    slope = tl.load(weight + channel, mask=there, other=0.0).to(tl.float32) * scale
+    level = tl.load(bias + channel, mask=there, other=0.0).to(tl.float32) + (shift - middle) * slope
+    tl.store(slopes + picture * C + channel, slope, mask=there)
+    tl.store(levels + picture * C + channel, level, mask=there)
+    tl.store(centres + picture * C + channel, middle - shift, mask=there)
+    tl.store(scales + picture * tl.num_programs(0) + group, scale)
 
 
 @triton.jit
-def _steep(value: tl.tensor, gradient: tl.tensor, slope: tl.tensor, level: tl.tensor, SILU: tl.constexpr) -> tl.tensor:
+def _by_channel(source: tl.tensor, channel: tl.tensor, C: tl.tensor) -> tl.tensor:
+    """Numbers of the picture's channels, [1, BC] float32."""
+    return tl.load(source + tl.program_id(2) * C + channel, mask=channel < C, other=0.0)[None, :]
+
+
+@triton.jit
+def _steep(value: tl.tensor, came: tl.tensor, slope: tl.tensor, level: tl.tensor, SILU: tl.constexpr) -> tl.tensor:
     """The gradient of what the activation was given."""
     if SILU:
-        given = value * slope[None, :, :] + level[None, :, :]
-        open_ = tl.sigmoid(given)
-        return gradient * open_ * (1.0 + given * (1.0 - open_))
-    else:  # noqa: RET505
-        return gradient
+        given = value * slope + level
+        opened = tl.sigmoid(given)
+        came = came * opened * (1.0 + given * (1.0 - opened))
+    return came
 
 
-@triton.jit
-def _gradient(
-    x: tl.tensor,
-    added: tl.tensor,
-    weight: tl.tensor,
-    bias: tl.tensor,
-    mean_of: tl.tensor,
-    scale_of: tl.tensor,
-    gradient: tl.tensor,
-    sums: tl.tensor,
-    products: tl.tensor,
-    out: tl.tensor,
-    P: tl.tensor,
-    C: tl.tensor,
-    G: tl.tensor,
-    ROWS: tl.constexpr,
-    PARTS: tl.tensor,
-    CG: tl.constexpr,
-    GB: tl.constexpr,
-    CP: tl.constexpr,
-    BP: tl.constexpr,
-    PP: tl.constexpr,
-    ADDED: tl.constexpr,
-    SILU: tl.constexpr,
-    LAST: tl.constexpr,
-) -> None:
-    """Parts of the sums that a group's gradient needs; LAST: with them, the gradient of x."""
-    group, channel, there = _channels(G, C, CG, GB, CP)
-    shift = _shift(added, channel, there, C, ADDED)
-    mean = tl.load(mean_of + tl.program_id(2) * G + group, mask=group < G, other=0.0)
-    scale = tl.load(scale_of + tl.program_id(2) * G + group, mask=group < G, other=0.0)
+@triton.jit(do_not_specialize=_VARYING)
+def _by_slope(
+    x: tl.tensor, slopes: tl.tensor, levels: tl.tensor, out: tl.tensor, P: tl.tensor, C: tl.tensor,
+    SILU: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+) -> None:  # fmt: skip
+    """``silu(slope · x + level)``."""
+    rows, channel = tl.program_id(0) * BP + tl.arange(0, BP), tl.program_id(1) * BC + tl.arange(0, BC)
+    mask = (rows < P)[:, None] & (channel < C)[None, :]
+    place = (tl.program_id(2).to(tl.int64) * P + rows)[:, None] * C + channel[None, :]
+    value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    value = value * _by_channel(slopes, channel, C) + _by_channel(levels, channel, C)
+    if SILU:
+        value = value * tl.sigmoid(value)
+    tl.store(out + place, value.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=_VARYING)
+def _steepness(
+    x: tl.tensor, gradient: tl.tensor, slopes: tl.tensor, levels: tl.tensor, centres: tl.tensor, sums: tl.tensor,
+    products: tl.tensor, P: tl.tensor, C: tl.tensor, ROWS: tl.tensor, SILU: tl.constexpr, BP: tl.constexpr,
+    BC: tl.constexpr,
+) -> None:  # fmt: skip
+    """Sums of a part of each channel: of the activation's gradient, and of it times the distance from the middle."""
+    channel = tl.program_id(1) * BC + tl.arange(0, BC)
+    slope, level = _by_channel(slopes, channel, C), _by_channel(levels, channel, C)
+    centre = _by_channel(centres, channel, C)
+    sum_, product = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
+    first = tl.program_id(0) * ROWS
+    end = tl.minimum(first + ROWS, P)
+    while first < end:
+        rows = first + tl.arange(0, BP)
+        mask = (rows < end)[:, None] & (channel < C)[None, :]
+        place = (tl.program_id(2).to(tl.int64) * P + rows)[:, None] * C + channel[None, :]
+        value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+        came = tl.load(gradient + place, mask=mask, other=0.0).to(tl.float32)
+        steep = _steep(value, came, slope, level, SILU)
+        sum_ += tl.sum(steep, 0)
+        product += tl.sum(steep * (value - centre), 0)
+        first += BP
+    place = (tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)) * C + channel
+    tl.store(sums + place, sum_, mask=channel < C)
+    tl.store(products + place, product, mask=channel < C)
+
+
+@triton.jit(do_not_specialize=_VARYING)
+def _settle_back(
+    sums: tl.tensor, products: tl.tensor, weight: tl.tensor, scales: tl.tensor, bends: tl.tensor, flats: tl.tensor,
+    P: tl.tensor, C: tl.tensor, CG: tl.tensor, PARTS: tl.tensor, BB: tl.constexpr, BC: tl.constexpr,
+) -> None:  # fmt: skip
+    """What a group's moments, which moved too, take from the gradient: ``bend`` times the distance, and ``flat``."""
+    group, picture = tl.program_id(0), tl.program_id(1)
+    part, place = tl.arange(0, BB), tl.arange(0, BC)
+    channel, there = group * CG + place, place < CG
+    mask = (part < PARTS)[:, None] & there[None, :]
+    source = (picture * PARTS + part)[:, None] * C + channel[None, :]
     share = tl.load(weight + channel, mask=there, other=0.0).to(tl.float32)
-    slope = share * scale[:, None]
-    level = tl.load(bias + channel, mask=there, other=0.0).to(tl.float32) + (shift - mean[:, None]) * slope
-    sum_, product = tl.zeros([GB], tl.float32), tl.zeros([GB], tl.float32)
-    if LAST:
-        whole = P * CG * 1.0
-        sum_ = tl.sum(_parts(sums, group, G, PARTS, PP), 0) / whole
-        product = tl.sum(_parts(products, group, G, PARTS, PP), 0) / whole
-    for start in range(0, ROWS, BP):
-        rows = tl.program_id(0) * ROWS + start + tl.arange(0, BP)
-        mask = (rows < P)[:, None, None] & there[None, :, :]
-        value = _tile(x, rows, channel, mask, P, C)
-        steep = _steep(value, _tile(gradient, rows, channel, mask, P, C), slope, level, SILU) * share[None, :, :]
-        even = (value + (shift - mean[:, None])[None, :, :]) * scale[None, :, None]
-        if LAST:
-            found = (steep - sum_[None, :, None] - even * product[None, :, None]) * scale[None, :, None]
-            first = (tl.program_id(2).to(tl.int64) * P + rows.to(tl.int64))[:, None, None] * C
-            tl.store(out + first + channel[None, :, :], found.to(out.dtype.element_ty), mask=mask)
-        else:
-            steep = tl.where(mask, steep, 0.0)
-            sum_ += tl.sum(tl.sum(steep, 2), 0)
-            product += tl.sum(tl.sum(steep * even, 2), 0)
-    if not LAST:
-        place = (tl.program_id(2) * PARTS + tl.program_id(0)) * G + group
-        tl.store(sums + place, sum_, mask=group < G)
-        tl.store(products + place, product, mask=group < G)
+    scale = tl.load(scales + picture * tl.num_programs(0) + group)
+    whole = tl.sum(share * tl.sum(tl.load(sums + source, mask=mask, other=0.0), 0), 0) / CG / P
+    product = tl.sum(share * tl.sum(tl.load(products + source, mask=mask, other=0.0), 0), 0) / CG / P
+    even = tl.zeros([BC], tl.float32)
+    tl.store(bends + picture * C + channel, even - scale * scale * scale * product, mask=there)
+    tl.store(flats + picture * C + channel, even - scale * whole, mask=there)
 
 
-class _Shape(NamedTuple):
-    """How a norm is cut into programs."""
+@triton.jit(do_not_specialize=_VARYING)
+def _back(
+    x: tl.tensor, gradient: tl.tensor, slopes: tl.tensor, levels: tl.tensor, centres: tl.tensor, bends: tl.tensor,
+    flats: tl.tensor, out: tl.tensor, P: tl.tensor, C: tl.tensor, SILU: tl.constexpr, BP: tl.constexpr,
+    BC: tl.constexpr,
+) -> None:  # fmt: skip
+    """``slope · steep + bend · (x − middle) + flat``."""
+    rows, channel = tl.program_id(0) * BP + tl.arange(0, BP), tl.program_id(1) * BC + tl.arange(0, BC)
+    mask = (rows < P)[:, None] & (channel < C)[None, :]
+    place = (tl.program_id(2).to(tl.int64) * P + rows)[:, None] * C + channel[None, :]
+    value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    came = tl.load(gradient + place, mask=mask, other=0.0).to(tl.float32)
+    slope = _by_channel(slopes, channel, C)
+    steep = _steep(value, came, slope, _by_channel(levels, channel, C), SILU)
+    bent = _by_channel(bends, channel, C) * (value - _by_channel(centres, channel, C))
+    found = slope * steep + bent + _by_channel(flats, channel, C)
+    tl.store(out + place, found.to(out.dtype.element_ty), mask=mask)
 
-    grid: tuple[int, int, int]
-    numbers: tuple[int, int, int, int]
-    sizes: dict[str, int]
 
-
-def _shape(x: Tensor, groups: int) -> _Shape:
-    count, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    width = channels // groups
-    padded = triton.next_power_of_2(width)
-    together = min(triton.next_power_of_2(groups), max(1, _WIDE // padded))
-    tile = max(1, min(_TILE // (together * padded), triton.next_power_of_2(pixels)))
-    across = -(-groups // together)
-    parts = max(1, min(-(-pixels // tile), _PARTS, _PROGRAMS // (count * across)))
-    rows = -(-pixels // parts)
-    rows = -(-rows // tile) * tile
-    parts = -(-pixels // rows)
-    sizes = {"CG": width, "GB": together, "CP": padded, "BP": tile}
-    return _Shape((parts, across, count), (pixels, channels, groups, rows), sizes)
+def _cut(pixels: int) -> tuple[int, int]:
+    """Pixels of a part, and how many parts there are."""
+    rows = -(-pixels // (_PARTS * _ROWS)) * _ROWS
+    return rows, -(-pixels // rows)
 
 
 def normalised(
     x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, *, silu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what ``fused.norm_silu`` does, and each group's mean and 1 / deviation, [N, groups] float32."""
-    grid, numbers, sizes = _shape(x, groups)
-    parts = grid[0]
-    means, squares = x.new_empty(2, len(x), parts, groups, dtype=torch.float32).unbind()
-    mean, scale = x.new_empty(2, len(x), groups, dtype=torch.float32).unbind()
+) -> tuple[Tensor, ...]:
+    """Return ``silu(norm(x + added))``, and what ``norm_gradient`` needs beside x and weight.
+
+    Args:
+        x: [N, C, H, W], channels last.
+        added: [N, C], or None.
+        weight: of the norm, [C].
+        bias: of the norm, [C].
+        groups: of at most ``WIDEST`` channels.
+        eps: of the norm.
+        silu: whether there is an activation.
+    """
+    count, channels, pixels = len(x), x.shape[1], x.shape[2] * x.shape[3]
+    rows, parts = _cut(pixels)
+    across = -(-channels // _CHANNELS)
+    means, squares = x.new_empty(2, count, parts, channels, dtype=torch.float32).unbind()
+    slopes, levels, centres = x.new_empty(3, count, channels, dtype=torch.float32).unbind()
+    scales = x.new_empty(count, groups, dtype=torch.float32)
     out = torch.empty_like(x, memory_format=torch.channels_last)
-    there: dict[str, Any] = {"ADDED": added is not None, "num_warps": 4}
-    shift = x if added is None else added
-    _moments[grid](x, shift, means, squares, *numbers, **sizes, **there)
-    _normalise[grid](
-        x, shift, weight, bias, means, squares, out, mean, scale, *numbers, parts, eps,
-        PP=triton.next_power_of_2(parts), SILU=silu, **sizes, **there,
+    _moments[parts, across, count](x, means, squares, pixels, channels, rows, BP=_ROWS, BC=_CHANNELS)
+    _settle[groups, count](
+        means, squares, x if added is None else added, weight, bias, slopes, levels, centres, scales, pixels, channels,
+        channels // groups, rows, parts, eps, ADDED=added is not None, BB=_PARTS, BC=WIDEST,
     )  # fmt: skip
-    return out, mean, scale
+    _by_slope[-(-pixels // _ROWS), across, count](
+        x, slopes, levels, out, pixels, channels, SILU=silu, BP=_ROWS, BC=_CHANNELS
+    )
+    return out, slopes, levels, centres, scales
 
 
 def norm_gradient(
-    gradient: Tensor, x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, *,
+    gradient: Tensor, x: Tensor, weight: Tensor, slopes: Tensor, levels: Tensor, centres: Tensor, scales: Tensor, *,
     silu: bool,
 ) -> Tensor:  # fmt: skip
-    """Return the gradient of x, given that of what ``normalised`` returned for it."""
-    groups = mean.shape[1]
-    grid, numbers, sizes = _shape(x, groups)
-    parts = grid[0]
-    sums, products = x.new_empty(2, len(x), parts, groups, dtype=torch.float32).unbind()
+    """Return the gradient of x, given that of what ``normalised`` returned for it, channels last."""
+    count, channels, pixels = len(x), x.shape[1], x.shape[2] * x.shape[3]
+    rows, parts = _cut(pixels)
+    across, groups = -(-channels // _CHANNELS), scales.shape[1]
+    sums, products = x.new_empty(2, count, parts, channels, dtype=torch.float32).unbind()
+    bends, flats = x.new_empty(2, count, channels, dtype=torch.float32).unbind()
     out = torch.empty_like(x, memory_format=torch.channels_last)
-    shift = x if added is None else added
-    for last in (False, True):
-        _gradient[grid](
-            x, shift, weight, bias, mean, scale, gradient, sums, products, out, *numbers, parts,
-            PP=triton.next_power_of_2(parts), ADDED=added is not None, SILU=silu, LAST=last, num_warps=4, **sizes,
-        )  # fmt: skip
+    _steepness[parts, across, count](
+        x, gradient, slopes, levels, centres, sums, products, pixels, channels, rows, SILU=silu, BP=_ROWS,
+        BC=_CHANNELS,
+    )  # fmt: skip
+    _settle_back[groups, count](
+        sums, products, weight, scales, bends, flats, pixels, channels, channels // groups, parts, BB=_PARTS, BC=WIDEST
+    )
+    _back[-(-pixels // _ROWS), across, count](
+        x, gradient, slopes, levels, centres, bends, flats, out, pixels, channels, SILU=silu, BP=_ROWS, BC=_CHANNELS
+    )
     return out
 
 
-@triton.jit
-def _gate(both: tl.tensor, out: tl.tensor, C: tl.tensor, TOTAL: tl.tensor, BLOCK: tl.constexpr) -> None:
+@triton.jit(do_not_specialize=["R"])
+def _gate(both: tl.tensor, out: tl.tensor, R: tl.tensor, C: tl.tensor, BR: tl.constexpr, BC: tl.constexpr) -> None:
     """``value · gelu(gate)`` of rows [value, gate]."""
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    row = place // C
-    source = both + row * C + place
-    value = tl.load(source, mask=place < TOTAL, other=0.0).to(tl.float32)
-    gate = tl.load(source + C, mask=place < TOTAL, other=0.0).to(tl.float32)
+    row = (tl.program_id(0) * BR + tl.arange(0, BR)).to(tl.int64)[:, None]
+    place = (tl.program_id(1) * BC + tl.arange(0, BC))[None, :]
+    mask = (row < R) & (place < C)
+    value = tl.load(both + 2 * row * C + place, mask=mask, other=0.0).to(tl.float32)
+    gate = tl.load(both + 2 * row * C + C + place, mask=mask, other=0.0).to(tl.float32)
     found = value * gate * 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476))
-    tl.store(out + place, found.to(out.dtype.element_ty), mask=place < TOTAL)
+    tl.store(out + row * C + place, found.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
-def _gate_gradient(
-    both: tl.tensor, gradient: tl.tensor, out: tl.tensor, C: tl.tensor, TOTAL: tl.tensor, BLOCK: tl.constexpr
-) -> None:
+@triton.jit(do_not_specialize=["R"])
+def _gate_back(
+    both: tl.tensor, gradient: tl.tensor, out: tl.tensor, R: tl.tensor, C: tl.tensor, BR: tl.constexpr,
+    BC: tl.constexpr,
+) -> None:  # fmt: skip
     """The gradient of ``_gate``'s rows."""
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    source = (place // C) * C + place
-    value = tl.load(both + source, mask=place < TOTAL, other=0.0).to(tl.float32)
-    gate = tl.load(both + source + C, mask=place < TOTAL, other=0.0).to(tl.float32)
-    came = tl.load(gradient + place, mask=place < TOTAL, other=0.0).to(tl.float32)
+    row = (tl.program_id(0) * BR + tl.arange(0, BR)).to(tl.int64)[:, None]
+    place = (tl.program_id(1) * BC + tl.arange(0, BC))[None, :]
+    mask = (row < R) & (place < C)
+    value = tl.load(both + 2 * row * C + place, mask=mask, other=0.0).to(tl.float32)
+    gate = tl.load(both + 2 * row * C + C + place, mask=mask, other=0.0).to(tl.float32)
+    came = tl.load(gradient + row * C + place, mask=mask, other=0.0).to(tl.float32)
     below = 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476))
     density = 0.3989422804014327 * tl.exp(-0.5 * gate * gate)
-    tl.store(out + source, (came * gate * below).to(out.dtype.element_ty), mask=place < TOTAL)
-    tl.store(out + source + C, (came * value * (below + gate * density)).to(out.dtype.element_ty), mask=place < TOTAL)
+    slope = came * value * (below + gate * density)
+    tl.store(out + 2 * row * C + place, (came * gate * below).to(out.dtype.element_ty), mask=mask)
+    tl.store(out + 2 * row * C + C + place, slope.to(out.dtype.element_ty), mask=mask)
 
 
-_BLOCK = 1024
+_GATED = {"BR": 4, "BC": 256}
+"""Rows and columns of a tile of gates."""
+
+
+def _gates(rows: int, width: int) -> tuple[int, int]:
+    return -(-rows // _GATED["BR"]), -(-width // _GATED["BC"])
 
 
 def gated(both: Tensor) -> Tensor:
-    """Return what ``fused.geglu`` does, for contiguous rows."""
+    """Return ``value · gelu(gate)`` [..., C] of contiguous rows [value, gate]."""
     width = both.shape[-1] // 2
     out = both.new_empty(*both.shape[:-1], width)
-    _gate[(-(-out.numel() // _BLOCK),)](both, out, width, out.numel(), BLOCK=_BLOCK, num_warps=4)
+    rows = out.numel() // width
+    _gate[_gates(rows, width)](both, out, rows, width, **_GATED)
     return out
 
 
 def gate_gradient(gradient: Tensor, both: Tensor) -> Tensor:
     """Return the gradient of the rows that ``gated`` was given."""
-    out = torch.empty_like(both)
-    width, total = both.shape[-1] // 2, gradient.numel()
-    _gate_gradient[(-(-total // _BLOCK),)](both, gradient, out, width, total, BLOCK=_BLOCK, num_warps=4)
+    out, width = torch.empty_like(both), both.shape[-1] // 2
+    rows = both.numel() // both.shape[-1]
+    _gate_back[_gates(rows, width)](both, gradient, out, rows, width, **_GATED)
     return out

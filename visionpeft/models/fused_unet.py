@@ -10,7 +10,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-from visionpeft.compute.fused import convolved, geglu, norm_silu
+from visionpeft.compute.fused import WIDEST, convolved, geglu, norm_silu
 
 
 def fuse_unet(model: nn.Module) -> int:
@@ -48,7 +48,8 @@ def _continuous(transformer: Any) -> bool:
 
 def _frozen(norm: Any) -> bool:
     """Whether something is a norm by groups whose weight and bias are there and not trained."""
-    return type(norm) is nn.GroupNorm and norm.affine and not any(p.requires_grad for p in norm.parameters())
+    usual = type(norm) is nn.GroupNorm and norm.affine and norm.num_channels <= WIDEST * norm.num_groups
+    return usual and not any(parameter.requires_grad for parameter in norm.parameters())
 
 
 def _residual(block: Any, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
