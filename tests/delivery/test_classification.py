@@ -18,7 +18,7 @@ from visionpeft.config import config_from
 from visionpeft.delivery import RunResult
 from visionpeft.delivery.folds import mean_and_spread
 from visionpeft.delivery.parts import opened
-from visionpeft.errors import AdapterError
+from visionpeft.errors import AdapterError, DataError
 from visionpeft.inference.detector import Detector
 from visionpeft.inference.predict import open_model
 from visionpeft.progress import SILENT
@@ -151,12 +151,16 @@ def test_predictions_as_json_csv_and_pictures(
     ("more", "line"),
     [
         (("--tile", "64"), "tiles are for detectors, and this adapter is a classifier: leave --tile away."),
-        (("--threshold", "0.3"), "the labels are multiclass: the likeliest is the answer, without a threshold."),
+        (("--threshold", "0.3"), "the labels are multiclass: the likeliest is the answer, without a threshold;"),
         (("--format", "jsn"), "--format 'jsn': one of json, csv, pictures. Did you mean 'json'?"),
         (("--format", "pictures"), "annotated pictures need a folder: name it with --output."),
         (("--base", "nowhere/x"), "'nowhere/x' "),
         # before a base is looked for, and so before anything is predicted
         (("--base", "nowhere/x", "--output", "no/folder/a.csv"), "there is no folder no/folder; make it first."),
+        (("--base", "nowhere/x", "--tile", "64"), "tiles are for detectors"),
+        (("--base", "nowhere/x", "--threshold", "0.3"), "the labels are multiclass"),
+        (("--base", "nowhere/x", "gone/a.png"), "gone/a.png"),
+        (("--base", "nowhere/x", "--format", "pictures", "--output", "pyproject.toml/p"), "pyproject.toml is a file"),
     ],
 )
 def test_what_does_not_fit_is_one_line(
@@ -165,6 +169,58 @@ def test_what_does_not_fit_is_one_line(
     status, out, err = told(capsys, "predict", done.adapter, place / "pictures" / "red0.png", *more)
     assert (status, out) == (2, "")
     assert line in err
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (("--data", "gone.csv"), "gone.csv does not exist."),
+        (("--data", "pyproject.toml"), "pyproject.toml: expected a folder of classes"),
+        (
+            ("--data", "table.csv", "report.subgroups=[sit]"),
+            "no column 'sit': there is 'label', 'patient', 'site'. Did you mean 'site'?",
+        ),
+        (("--data", "table.csv", "report.resample=3"), "Did you mean 'resamples'?"),
+        (("--data", "table.csv", "--split", "validation"), "no pictures are in the split 'validation'"),
+        (("--data", "table.csv", "--output", "pyproject.toml/p"), "pyproject.toml is a file"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_a_base_is_loaded(
+    place: Path, done: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], line: str
+):
+    output = () if "--output" in more else ("--output", tmp_path / "e")
+    told_of = [str(place / "pictures" / one) if one == "table.csv" else one for one in more]
+    status, out, err = told(capsys, "evaluate", done.adapter, *told_of, *output, "--base", "nowhere/x")
+    assert (status, out) == (2, "")
+    assert line in err
+    assert not (tmp_path / "e").exists()
+
+
+def test_subgroups_by_an_unknown_column_are_refused_before_training(place: Path, tmp_path: Path):
+    settings = classify_settings(place, report={"subgroups": ["sit"]}, base="nowhere/x", output=str(tmp_path / "out"))
+    with pytest.raises(DataError, match=r"report\.subgroups: the pictures have no column 'sit'"):
+        train(config_from(settings))
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "line"),
+    [
+        ("there.onnx", (), "there.onnx exists: choose another name, or allow overwriting with --overwrite"),
+        ("m.bin", (), "ONNX files end in .onnx; name it m.onnx"),
+        ("no/m.onnx", (), "there is no folder"),
+        ("there.onnx", ("--overwrite",), "'nowhere/x' "),  # allowed: the base comes next
+    ],
+)
+def test_a_file_that_cannot_be_exported_to_is_said_before_a_base_is_loaded(
+    done: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str, more: tuple[str, ...], line: str
+):
+    pytest.importorskip("onnxscript")
+    (tmp_path / "there.onnx").write_bytes(b"mine")
+    target = ("--format", "onnx", "--output", tmp_path / output, "--base", "nowhere/x")
+    status, out, err = told(capsys, "export", done.adapter, *target, *more)
+    assert (status, out) == (2, "")
+    assert line in err
+    assert (tmp_path / "there.onnx").read_bytes() == b"mine"
 
 
 def test_an_adapter_without_a_head_is_no_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -188,6 +244,10 @@ def test_the_merged_model_is_exported(done: RunResult, tmp_path: Path, capsys: p
     status, out, err = told(capsys, "export", done.adapter, "--format", "onnx", "--output", tmp_path / "m.onnx")
     assert status == 0, err
     assert "ONNX Runtime and PyTorch agree on 6 random pictures in logits" in out
+    again = told(
+        capsys, "export", done.adapter, "--format", "onnx", "--output", tmp_path / "m.onnx", "--overwrite", "--json"
+    )
+    assert again[0] == 0, again[2]
     session = runtime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["labels"]) == ["blue", "green", "red"]
     model = open_model(done.adapter)

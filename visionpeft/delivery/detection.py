@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from visionpeft.delivery.parts import (
     Measured,
+    Read,
     given_parts,
     make_room,
     measured_again,
@@ -85,7 +86,12 @@ def deliver(config: DetectRun, task: Detection, result: FitResult, progress: Rec
 
 
 def measure(
-    job: Evaluation, detector: Detector, settings: DetectRun | None, adapter: Path, progress: RecordingProgress
+    job: Evaluation,
+    detector: Detector,
+    data: Read[LabelledScenes, SceneSplits, DetectionReportConfig],
+    settings: DetectRun | None,
+    adapter: Path,
+    progress: RecordingProgress,
 ) -> RunResult:
     """Measure a finished detector: on a part of its run's pictures, or on others.
 
@@ -93,19 +99,14 @@ def measure(
     adapter holds.
 
     Raises:
-        DataError: the pictures cannot be used, or none are in the split.
+        DataError: none of the pictures are in the split.
     """
     from visionpeft.adapters.archive import Adapter
     from visionpeft.data.cache import make_folder
-    from visionpeft.evaluation.detection.figures import DetectionReportConfig
 
-    scenes, splits = _data(job, detector.about, settings, progress)
-    found = measured_again(job, splits, scenes, _answer(detector, progress, tta=job.tta))
-    config = report_settings(job, settings, DetectionReportConfig)
-    if not job.chooses:
-        config = config.model_copy(update={"threshold": detector.about.threshold})
+    found = measured_again(job, data.splits, data.whole, _answer(detector, progress, tta=job.tta))
     facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings, found.part)
-    page, figures = _reported(facts, detector, splits, found, config, progress)
+    page, figures = _reported(facts, detector, data.splits, found, data.report, progress)
     return RunResult(None, adapter, {}, page, figures)
 
 
@@ -136,19 +137,28 @@ def _answer(detector: Detector, progress: Progress, *, tta: bool = False) -> Cal
     return lambda scenes, label: detector.evaluation(scenes, label=label, tta=tta, progress=progress)
 
 
-def _data(
+def data_of(
     job: Evaluation, about: DetectorAbout, settings: DetectRun | None, progress: RecordingProgress
-) -> tuple[LabelledScenes, SceneSplits]:
-    """The run's own pictures as it split them, or others."""
+) -> Read[LabelledScenes, SceneSplits, DetectionReportConfig]:
+    """Return the run's own pictures as it split them, or others, and what is measured on them.
+
+    Raises:
+        ConfigError: an override is wrong.
+        DataError: the pictures cannot be used.
+    """
     from visionpeft.data.detection.readers import open_scenes
     from visionpeft.data.detection.settings import ScenesConfig
     from visionpeft.data.detection.splits import SceneSplits, split_scenes
+    from visionpeft.evaluation.detection.figures import DetectionReportConfig
 
+    report = report_settings(job, settings, DetectionReportConfig)
+    if not job.chooses:
+        report = report.model_copy(update={"threshold": about.threshold})
     if job.data is None and settings is not None:
         scenes = open_scenes(settings.data, progress)
-        return scenes, split_scenes(scenes, settings.data.split, progress)
+        return Read(scenes, split_scenes(scenes, settings.data.split, progress), report)
     scenes = open_scenes(other_data(job, ScenesConfig, _source_of, {"labels": list(about.labels)}), progress)
-    return scenes, SceneSplits(*given_parts(scenes, (scene.split for scene in scenes.scenes)))
+    return Read(scenes, SceneSplits(*given_parts(scenes, (scene.split for scene in scenes.scenes))), report)
 
 
 def _source_of(path: Path) -> dict[str, str]:

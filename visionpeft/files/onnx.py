@@ -91,8 +91,7 @@ def export_onnx(
         AdapterError: the model cannot be expressed, or the file computes something else; nothing is written then.
         OutputError: the file exists, has another ending, or cannot be written.
     """
-    path = _writable(Path(path), overwrite=overwrite)
-    _require_packages()
+    path = check_onnx(path, overwrite=overwrite)
     _require_room(module)
     model = _translated(module, size, outputs, simplify=True)
     if not _opens(model):  # simplifying leaves loose ends in some graphs
@@ -108,6 +107,18 @@ def export_onnx(
         )
     safefile.write_atomically(path, [model.SerializeToString()])
     return OnnxProof(path, tuple(outputs), sum(_BATCHES), found.error, tolerance, found.reordered, found.ranked)
+
+
+def check_onnx(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Return ``path``, if an ONNX file can be written there by what is installed; no model is needed.
+
+    Raises:
+        MissingExtraError: the extra "onnx" is not installed.
+        OutputError: the file exists, has another ending, or its folder is missing.
+    """
+    path = _writable(Path(path), overwrite=overwrite)
+    _require_packages()
+    return path
 
 
 def _opens(model: Any) -> bool:
@@ -183,7 +194,9 @@ def _writable(path: Path, *, overwrite: bool) -> Path:
     if path.suffix != ".onnx":
         raise OutputError(f"{path}: ONNX files end in .onnx; name it {path.with_suffix('.onnx').name}")
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists: choose another name, or allow overwriting")
+        raise OutputError(f"{path} exists: choose another name, or allow overwriting with --overwrite")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {path.parent}; make it first")
     return path
 
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from PIL import Image
 from torch import nn
 
-from visionpeft.inference.about import About
+from visionpeft.errors import ConfigError
+from visionpeft.inference.about import About, ClassifierAbout
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,22 @@ class Options:
     threshold: float | None = None
     tile: int | None = None
     tta: bool = False
+
+
+def check_options(about: About, options: Options) -> None:
+    """Refuse what cannot be asked of a model; its adapter's file tells it, no base is needed.
+
+    Raises:
+        ConfigError: tiles are asked of a classifier, or a threshold where the likeliest label is the answer.
+    """
+    if not isinstance(about, ClassifierAbout):
+        return
+    if options.tile is not None:
+        raise ConfigError("tiles are for detectors, and this adapter is a classifier: leave --tile away.")
+    if options.threshold is not None and about.kind not in ("binary", "multilabel"):
+        raise ConfigError(
+            f"the labels are {about.kind}: the likeliest is the answer, without a threshold; leave --threshold away."
+        )
 
 
 class Said(Protocol):
