@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_one_line(
         (("--data", "pyproject.toml"), "pyproject.toml: expected a folder of classes"),
         (
             ("--data", "table.csv", "report.subgroups=[sit]"),
-            "no column 'sit': there is 'label', 'patient', 'site'. Did you mean 'site'?",
+            "there is 'label', 'patient', 'site'. Did you mean 'site'?",
         ),
         (("--data", "table.csv", "report.resample=3"), "Did you mean 'resamples'?"),
         (("--data", "table.csv", "--split", "validation"), "no pictures are in the split 'validation'"),
