@@ -119,6 +119,22 @@ def test_boxes_come_back_to_the_pictures_own_pixels(done: RunResult):
     assert small.boxes.max() <= 64
 
 
+def test_boxes_that_were_left_out_are_in_page_and_figures(place: Path, done: RunResult, tmp_path: Path):
+    folder = write_scenes(tmp_path / "other", 3)
+    told_of = json.loads((folder / "boxes.json").read_text())
+    told_of["annotations"][1]["bbox"][2] = 0
+    (folder / "boxes.json").write_text(json.dumps(told_of))
+    arguments = ["evaluate", str(done.adapter), "on_bad=skip", "--data", str(folder / "boxes.json")]
+    assert run([*arguments, "--output", str(tmp_path / "e")]) == 0
+    metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    (fault,) = metrics["faults"]
+    assert "has no area" in fault
+    assert "boxes.json" in fault
+    page = (tmp_path / "e" / "report.html").read_text()
+    assert page.count("has no area") == 1  # in its own place, and not among the notes once more
+    assert "1 left out" in page
+
+
 def test_the_merged_model_is_exported(done: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")

@@ -124,6 +124,8 @@ def _reported(
     from visionpeft.evaluation.report_data import METRICS
 
     about = DetectionAbout(**run_facts(facts, detector.base, progress), **data_facts(splits))
+    others = tuple(line for line in about.warnings if not line.startswith(splits.faults))  # those have their own place
+    about = about.model_copy(update={"warnings": others})
     page = write_detection_report(
         facts.folder, test=found.answers, validation=found.chosen, pictures=found.data.image, about=about, config=config
     )
@@ -158,7 +160,8 @@ def data_of(
         scenes = open_scenes(settings.data, progress)
         return Read(scenes, split_scenes(scenes, settings.data.split, progress), report)
     scenes = open_scenes(other_data(job, ScenesConfig, _source_of, {"labels": list(about.labels)}), progress)
-    return Read(scenes, SceneSplits(*given_parts(scenes, (scene.split for scene in scenes.scenes))), report)
+    parts = given_parts(scenes, (scene.split for scene in scenes.scenes))
+    return Read(scenes, SceneSplits(*parts, faults=scenes.faults), report)
 
 
 def _source_of(path: Path) -> dict[str, str]:
