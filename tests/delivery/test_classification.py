@@ -97,7 +97,20 @@ def test_other_pictures_are_measured_at_the_adapters_thresholds(
     assert json.loads(out)["metrics"]["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, said))
     figures = json.loads((tmp_path / "e" / "metrics.json").read_text())["figures"]
     points = {part["label"]: part["operating_point"]["threshold"] for part in figures["classes"]}
-    assert points == Adapter.load(done.adapter).metadata.heads["thresholds"]
+    heads = Adapter.load(done.adapter).metadata.heads
+    assert points == heads["thresholds"]
+    assert figures["temperature"]["value"] == heads["temperature"]
+    assert figures["calibrated"]["log_loss"] != figures["calibration"]["log_loss"]
+    page = (tmp_path / "e" / "report.html").read_text()
+    assert "The validation pictures of the adapter&#39;s training decided from which probability on" in page
+    assert page.count("validation of its training") == 3
+    assert "nothing: fixed" not in page
+    assert "is the adapter's, fitted on the validation pictures of its training" in page
+    fixed = ("report.operating_point.rule=fixed", "report.operating_point.threshold=0.25")
+    more = ("--data", table, "--split", "all", "--output", tmp_path / "fixed", *fixed)
+    assert told(capsys, "evaluate", done.adapter, *more)[0] == 0
+    figures = json.loads((tmp_path / "fixed" / "metrics.json").read_text())["figures"]
+    assert {part["operating_point"]["threshold"] for part in figures["classes"]} == {0.25}
 
 
 def options():

@@ -129,19 +129,21 @@ def measure(
 ) -> RunResult:
     """Measure a finished classifier: on a part of its run's pictures, or on others.
 
-    On the run's own pictures, thresholds and temperature are chosen on its validation pictures anew; on others, the
-    thresholds are those that the adapter holds.
+    On the run's own pictures, thresholds and temperature are chosen on its validation pictures anew; on others, they
+    are those that the adapter holds.
 
     Raises:
         DataError: none of the pictures are in the split.
     """
     from visionpeft.adapters.archive import Adapter
     from visionpeft.data.cache import make_folder
+    from visionpeft.evaluation.classification.operating import Held
 
     found = measured_again(job, data.splits, data.whole, _answer(classifier, progress, tta=job.tta))
     facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings, found.part)
     rules = settings.data.split.leaks if settings is not None else None
-    context = Context(facts, classifier, found.data, data.splits, data.report, rules)
+    held = Held(classifier.about.thresholds, classifier.about.temperature) if classifier.about.thresholds else None
+    context = Context(facts, classifier, found.data, data.splits, data.report, rules, held=held)
     page, metrics = measured(context, found.answers, found.chosen, progress)
     return RunResult(None, adapter, {}, page, metrics)
 
@@ -156,8 +158,9 @@ def data_of(
         DataError: the pictures cannot be used.
     """
     from visionpeft.data.classification import PicturesConfig, Splits, open_pictures
+    from visionpeft.evaluation.classification.settings import ReportConfig
 
-    report = _report_config(job, settings, about)
+    report = report_settings(job, settings, ReportConfig)
     if job.data is None and settings is not None:
         pictures = open_pictures(settings.data, progress)
         _check_subgroups(pictures, report)
@@ -197,12 +200,3 @@ def format_of(path: Path) -> str:
     if path.suffix not in kinds:
         raise DataError(f"{path}: expected a folder of classes, one of {', '.join(kinds)}, or settings in a .yaml.")
     return kinds[path.suffix]
-
-
-def _report_config(job: Evaluation, settings: ClassifyRun | None, about: ClassifierAbout) -> ReportConfig:
-    """What is measured: as the run says, with the adapter's own thresholds where nothing is chosen."""
-    from visionpeft.evaluation.classification.settings import ReportConfig
-
-    config = report_settings(job, settings, ReportConfig)
-    point = config.operating_point.model_copy(update={"thresholds": about.thresholds})
-    return config.model_copy(update={"operating_point": point})

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from visionpeft.data.classification.leaks import LeakConfig
     from visionpeft.evaluation.classification.about import RunAbout
     from visionpeft.evaluation.classification.mistakes import Mistake
+    from visionpeft.evaluation.classification.operating import Held
     from visionpeft.evaluation.classification.predictions import Predictions
     from visionpeft.evaluation.classification.report import Shown
     from visionpeft.evaluation.classification.settings import ReportConfig
@@ -36,6 +37,7 @@ class Context:
         rules: what counts as being in two splits.
         steps: made.
         best_step: of the chosen weights.
+        held: what the adapter holds of its training's validation, taken where nothing is chosen.
     """
 
     run: RunFacts
@@ -46,6 +48,7 @@ class Context:
     rules: LeakConfig | None = None
     steps: int = 0
     best_step: int | None = None
+    held: Held | None = None
 
 
 def measured(
@@ -62,7 +65,7 @@ def measured(
     with progress.phase("report", 1) as bar:
         page = write_classification_report(
             context.run.folder, reported, validation, about=about_run(context, progress), config=context.config,
-            pictures=lambda mistakes: explained(context, mistakes, progress),
+            pictures=lambda mistakes: explained(context, mistakes, progress), held=context.held,
         )  # fmt: skip
         bar.advance()
     return page, json.loads((context.run.folder / METRICS).read_text(encoding="utf-8"))["after"]

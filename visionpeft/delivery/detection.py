@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from visionpeft.data.detection.splits import SceneSplits
     from visionpeft.delivery.evaluation import Evaluation
     from visionpeft.evaluation.detection.detections import Evaluation as Found
-    from visionpeft.evaluation.detection.figures import DetectionReportConfig
+    from visionpeft.evaluation.detection.figures import DetectionReportConfig, Held
     from visionpeft.inference.about import DetectorAbout
     from visionpeft.inference.detector import Detector
     from visionpeft.tasks.detection import Detection
@@ -103,10 +103,13 @@ def measure(
     """
     from visionpeft.adapters.archive import Adapter
     from visionpeft.data.cache import make_folder
+    from visionpeft.evaluation.detection.figures import Held
 
     found = measured_again(job, data.splits, data.whole, _answer(detector, progress, tta=job.tta))
     facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings, found.part)
-    page, figures = _reported(facts, detector, data.splits, found, data.report, progress)
+    mirrored = ", on pictures that were not seen mirrored as well" if job.tta else ""
+    held = None if job.chooses else Held(detector.about.threshold, f"the adapter's, as its training left it{mirrored}")
+    page, figures = _reported(facts, detector, data.splits, found, data.report, progress, held)
     return RunResult(None, adapter, {}, page, figures)
 
 
@@ -117,6 +120,7 @@ def _reported(
     found: Measured[LabelledScenes, Found],
     config: DetectionReportConfig,
     progress: RecordingProgress,
+    held: Held | None = None,
 ) -> tuple[Path, dict[str, float]]:
     """Write the report; return its page and the figures by name, the threshold among them."""
     from visionpeft.evaluation.detection.about import DetectionAbout, data_facts
@@ -127,8 +131,9 @@ def _reported(
     others = tuple(line for line in about.warnings if not line.startswith(splits.faults))  # those have their own place
     about = about.model_copy(update={"warnings": others})
     page = write_detection_report(
-        facts.folder, test=found.answers, validation=found.chosen, pictures=found.data.image, about=about, config=config
-    )
+        facts.folder, test=found.answers, validation=found.chosen, pictures=found.data.image, about=about,
+        config=config, held=held,
+    )  # fmt: skip
     figures = json.loads((facts.folder / METRICS).read_text(encoding="utf-8"))["figures"]
     operating = {name: figures["operating"][name] for name in ("precision", "recall", "f1")}
     named = {**figures["coco"]["overall"], **operating, "threshold": figures["threshold"]}
@@ -154,8 +159,6 @@ def data_of(
     from visionpeft.evaluation.detection.figures import DetectionReportConfig
 
     report = report_settings(job, settings, DetectionReportConfig)
-    if not job.chooses:
-        report = report.model_copy(update={"threshold": about.threshold})
     if job.data is None and settings is not None:
         scenes = open_scenes(settings.data, progress)
         return Read(scenes, split_scenes(scenes, settings.data.split, progress), report)

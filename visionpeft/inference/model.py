@@ -44,6 +44,25 @@ def check_options(about: About, options: Options) -> None:
         )
 
 
+def threshold_words(about: About, options: Options) -> str:
+    """Return from which score or probability on the answer is yes, and where that comes from; "" where nothing is."""
+    if isinstance(about, ClassifierAbout) and about.kind not in ("binary", "multilabel"):
+        return ""
+    if options.threshold is not None:
+        return f"threshold {options.threshold:.4g}, as given by --threshold"
+    held = about.thresholds if isinstance(about, ClassifierAbout) else {"": about.threshold}
+    values = ", ".join(f"{label} {threshold:.4g}".strip() for label, threshold in held.items()) or "0.5"
+    line = f"threshold {values}: the adapter's, as its training left it"
+    if not options.tta and options.tile is None:
+        return line
+    ways = " and ".join(way for way, on in (("--tta", options.tta), ("--tile", options.tile is not None)) if on)
+    return (
+        f"{line}, on pictures seen once and whole; {ways} may shift scores: --threshold sets another"
+        + (", and 'visionpeft evaluate RUN --tta' tells what suits --tta" if options.tta else "")
+        + "."
+    )
+
+
 class Said(Protocol):
     """What a model says of one picture."""
 

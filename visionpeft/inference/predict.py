@@ -14,7 +14,7 @@ from visionpeft import safefile
 from visionpeft.data.cache import check_folder, make_folder
 from visionpeft.errors import ConfigError, DataError, OutputError, did_you_mean
 from visionpeft.inference.about import About, ClassifierAbout, read_about
-from visionpeft.inference.model import Model, Options, Said, check_options
+from visionpeft.inference.model import Model, Options, Said, check_options, threshold_words
 from visionpeft.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def run_predict(job: Job, *, progress: Progress = SILENT) -> Predicted:
     adapter, about = described(job.adapter)
     check_options(about, job.options)
     found = listed(job.paths, about)
+    if words := threshold_words(about, job.options):
+        progress.say(words)
     model = model_of(adapter, about, job.base, progress)
     said: dict[str, Said] = {}
     written: list[Path] = []
