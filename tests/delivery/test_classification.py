@@ -286,6 +286,24 @@ def test_without_test_pictures_validation_is_reported_with_a_warning(place: Path
     assert "These figures are too good" in result.report.read_text()
 
 
+@pytest.mark.parametrize(
+    ("explain", "heats", "flows"), [("grad-cam", True, False), ("rollout", False, True), ("both", True, True),
+                                    ("none", False, False)],
+)  # fmt: skip
+def test_errors_are_explained_as_asked(
+    place: Path, done: RunResult, tmp_path: Path, explain: str, heats: bool, flows: bool
+):
+    table = write_pictures(tmp_path / "other", {"red": 3, "green": 3, "blue": 3}, seed=5)
+    rows = table.read_text().replace(",red,", ",x,").replace(",blue,", ",red,").replace(",x,", ",blue,")
+    table.write_text(rows)  # wrong labels: errors to show
+    options = ["--data", str(table), "--output", str(tmp_path / "e"), f"report.explain={explain}"]
+    assert run(["evaluate", str(done.adapter), *options]) == 0
+    page = (tmp_path / "e" / "report.html").read_text()
+    assert 'class="pair"' in page
+    assert ('alt="Heat map for' in page) == heats
+    assert ('alt="Attention rollout"' in page) == flows
+
+
 def test_an_adapter_of_another_task_is_refused(done: RunResult):
     assert done.adapter is not None
     with pytest.raises(AdapterError, match=r"adapter\.safetensors is a classifier, not a detector"):

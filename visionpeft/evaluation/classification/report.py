@@ -30,10 +30,17 @@ _PLAIN = ReportConfig()
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture to show with an error, and the heat map over it where one was made."""
+    """A picture to show with an error, and the maps over it that were made.
+
+    Attributes:
+        picture: as the model saw it.
+        heat: what spoke for the class that is explained.
+        flow: how much of each place attention brought into the answer.
+    """
 
     picture: Image.Image
     heat: Image.Image | None = None
+    flow: Image.Image | None = None
 
 
 Pictures = Callable[[Sequence[Mistake]], Sequence[Shown]]
@@ -46,6 +53,7 @@ class _Card:
     explained: str
     picture: str
     heat: str
+    flow: str
 
 
 def write_classification_report(
@@ -131,7 +139,8 @@ def _galleries(
 def _card(mistake: Mistake, test: Predictions, shown: Shown | None) -> _Card:
     picture = picture_uri(shown.picture, _SIDE) if shown else ""
     heat = picture_uri(shown.heat, _SIDE) if shown and shown.heat else ""
-    return _Card(mistake, test.labels[mistake.label], picture, heat)
+    flow = picture_uri(shown.flow, _SIDE) if shown and shown.flow else ""
+    return _Card(mistake, test.labels[mistake.label], picture, heat, flow)
 
 
 def _maybe(chart: Chart | None) -> tuple[Chart, Any] | None:
