@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.models.test_vision_families import base_of
-from tests.tiny_vision import tiny_vision
 from tests.vision_place import seeded, write_base
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import FullSpec, LoraSpec, Spec, read_spec
@@ -180,7 +179,7 @@ def test_a_base_on_the_disk_is_divided_as_its_adapters_are(tmp_path: Path):
             stored[f"{path}.mlp.weights_out.{name}"] = stored.pop(f"{path}.mlp.down_proj.{name}")
     assert sum("weights_in" in key for key in stored) == 4
     save_file(stored, file, {"format": "pt"})
-    read, whole = load_vision(place, task="classify").model, tiny_vision("dinov2_swiglu")
+    read, whole = load_vision(place, task="classify").model, base_of("dinov2_swiglu").model
     for name in ("gate_proj", "up_proj", "down_proj"):
         path = f"dinov2.encoder.layer.1.mlp.{name}"
         assert torch.equal(read.get_submodule(path).weight, whole.get_submodule(path).weight), name
