@@ -192,11 +192,13 @@ def _source_of(path: Path) -> dict[str, str]:
 
 def format_of(path: Path) -> str:
     """Which source a path is, by what it is."""
+    from visionpeft.data.classification.sources.datasets import is_dataset
+
     kinds = {".csv": "table", ".tsv": "table", ".jsonl": "table", ".parquet": "table", ".npz": "medmnist"}
     if not path.exists():
         raise DataError(f"{path} does not exist.")
     if path.is_dir():
-        return "dataset" if (path / "dataset_info.json").exists() else "folder"
+        return "dataset" if is_dataset(path) else "folder"
     if path.suffix not in kinds:
         raise DataError(f"{path}: expected a folder of classes, one of {', '.join(kinds)}, or settings in a .yaml.")
     return kinds[path.suffix]
