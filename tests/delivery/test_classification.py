@@ -18,7 +18,7 @@ from visionpeft.config import config_from
 from visionpeft.delivery import RunResult
 from visionpeft.delivery.folds import mean_and_spread
 from visionpeft.delivery.parts import opened
-from visionpeft.errors import AdapterError
+from visionpeft.errors import AdapterError, DataError
 from visionpeft.inference.detector import Detector
 from visionpeft.inference.predict import open_model
 from visionpeft.progress import SILENT
@@ -97,7 +97,20 @@ def test_other_pictures_are_measured_at_the_adapters_thresholds(
     assert json.loads(out)["metrics"]["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, said))
     figures = json.loads((tmp_path / "e" / "metrics.json").read_text())["figures"]
     points = {part["label"]: part["operating_point"]["threshold"] for part in figures["classes"]}
-    assert points == Adapter.load(done.adapter).metadata.heads["thresholds"]
+    heads = Adapter.load(done.adapter).metadata.heads
+    assert points == heads["thresholds"]
+    assert figures["temperature"]["value"] == heads["temperature"]
+    assert figures["calibrated"]["log_loss"] != figures["calibration"]["log_loss"]
+    page = (tmp_path / "e" / "report.html").read_text()
+    assert "The validation pictures of the adapter&#39;s training decided from which probability on" in page
+    assert page.count("validation of its training") == 3
+    assert "nothing: fixed" not in page
+    assert "is the adapter's, fitted on the validation pictures of its training" in page
+    fixed = ("report.operating_point.rule=fixed", "report.operating_point.threshold=0.25")
+    more = ("--data", table, "--split", "all", "--output", tmp_path / "fixed", *fixed)
+    assert told(capsys, "evaluate", done.adapter, *more)[0] == 0
+    figures = json.loads((tmp_path / "fixed" / "metrics.json").read_text())["figures"]
+    assert {part["operating_point"]["threshold"] for part in figures["classes"]} == {0.25}
 
 
 def options():
@@ -151,12 +164,16 @@ def test_predictions_as_json_csv_and_pictures(
     ("more", "line"),
     [
         (("--tile", "64"), "tiles are for detectors, and this adapter is a classifier: leave --tile away."),
-        (("--threshold", "0.3"), "the labels are multiclass: the likeliest is the answer, without a threshold."),
+        (("--threshold", "0.3"), "the labels are multiclass: the likeliest is the answer, without a threshold;"),
         (("--format", "jsn"), "--format 'jsn': one of json, csv, pictures. Did you mean 'json'?"),
         (("--format", "pictures"), "annotated pictures need a folder: name it with --output."),
         (("--base", "nowhere/x"), "'nowhere/x' "),
         # before a base is looked for, and so before anything is predicted
         (("--base", "nowhere/x", "--output", "no/folder/a.csv"), "there is no folder no/folder; make it first."),
+        (("--base", "nowhere/x", "--tile", "64"), "tiles are for detectors"),
+        (("--base", "nowhere/x", "--threshold", "0.3"), "the labels are multiclass"),
+        (("--base", "nowhere/x", "gone/a.png"), "gone/a.png"),
+        (("--base", "nowhere/x", "--format", "pictures", "--output", "pyproject.toml/p"), "pyproject.toml is a file"),
     ],
 )
 def test_what_does_not_fit_is_one_line(
@@ -165,6 +182,58 @@ def test_what_does_not_fit_is_one_line(
     status, out, err = told(capsys, "predict", done.adapter, place / "pictures" / "red0.png", *more)
     assert (status, out) == (2, "")
     assert line in err
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (("--data", "gone.csv"), "gone.csv does not exist."),
+        (("--data", "pyproject.toml"), "pyproject.toml: expected a folder of classes"),
+        (
+            ("--data", "table.csv", "report.subgroups=[sit]"),
+            "there is 'label', 'patient', 'site'. Did you mean 'site'?",
+        ),
+        (("--data", "table.csv", "report.resample=3"), "Did you mean 'resamples'?"),
+        (("--data", "table.csv", "--split", "validation"), "no pictures are in the split 'validation'"),
+        (("--data", "table.csv", "--output", "pyproject.toml/p"), "pyproject.toml is a file"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_a_base_is_loaded(
+    place: Path, done: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], line: str
+):
+    output = () if "--output" in more else ("--output", tmp_path / "e")
+    told_of = [str(place / "pictures" / one) if one == "table.csv" else one for one in more]
+    status, out, err = told(capsys, "evaluate", done.adapter, *told_of, *output, "--base", "nowhere/x")
+    assert (status, out) == (2, "")
+    assert line in err
+    assert not (tmp_path / "e").exists()
+
+
+def test_subgroups_by_an_unknown_column_are_refused_before_training(place: Path, tmp_path: Path):
+    settings = classify_settings(place, report={"subgroups": ["sit"]}, base="nowhere/x", output=str(tmp_path / "out"))
+    with pytest.raises(DataError, match=r"report\.subgroups: the pictures have no column 'sit'"):
+        train(config_from(settings))
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "line"),
+    [
+        ("there.onnx", (), "there.onnx exists: choose another name, or allow overwriting with --overwrite"),
+        ("m.bin", (), "ONNX files end in .onnx; name it m.onnx"),
+        ("no/m.onnx", (), "there is no folder"),
+        ("there.onnx", ("--overwrite",), "'nowhere/x' "),  # allowed: the base comes next
+    ],
+)
+def test_a_file_that_cannot_be_exported_to_is_said_before_a_base_is_loaded(
+    done: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str, more: tuple[str, ...], line: str
+):
+    pytest.importorskip("onnxscript")
+    (tmp_path / "there.onnx").write_bytes(b"mine")
+    target = ("--format", "onnx", "--output", tmp_path / output, "--base", "nowhere/x")
+    status, out, err = told(capsys, "export", done.adapter, *target, *more)
+    assert (status, out) == (2, "")
+    assert line in err
+    assert (tmp_path / "there.onnx").read_bytes() == b"mine"
 
 
 def test_an_adapter_without_a_head_is_no_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -188,6 +257,10 @@ def test_the_merged_model_is_exported(done: RunResult, tmp_path: Path, capsys: p
     status, out, err = told(capsys, "export", done.adapter, "--format", "onnx", "--output", tmp_path / "m.onnx")
     assert status == 0, err
     assert "ONNX Runtime and PyTorch agree on 6 random pictures in logits" in out
+    again = told(
+        capsys, "export", done.adapter, "--format", "onnx", "--output", tmp_path / "m.onnx", "--overwrite", "--json"
+    )
+    assert again[0] == 0, again[2]
     session = runtime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["labels"]) == ["blue", "green", "red"]
     model = open_model(done.adapter)
@@ -211,6 +284,24 @@ def test_without_test_pictures_validation_is_reported_with_a_warning(place: Path
     result = train(config_from(settings))
     assert result is not None
     assert "These figures are too good" in result.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("explain", "heats", "flows"), [("grad-cam", True, False), ("rollout", False, True), ("both", True, True),
+                                    ("none", False, False)],
+)  # fmt: skip
+def test_errors_are_explained_as_asked(
+    place: Path, done: RunResult, tmp_path: Path, explain: str, heats: bool, flows: bool
+):
+    table = write_pictures(tmp_path / "other", {"red": 3, "green": 3, "blue": 3}, seed=5)
+    rows = table.read_text().replace(",red,", ",x,").replace(",blue,", ",red,").replace(",x,", ",blue,")
+    table.write_text(rows)  # wrong labels: errors to show
+    options = ["--data", str(table), "--output", str(tmp_path / "e"), f"report.explain={explain}"]
+    assert run(["evaluate", str(done.adapter), *options]) == 0
+    page = (tmp_path / "e" / "report.html").read_text()
+    assert 'class="pair"' in page
+    assert ('alt="Heat map for' in page) == heats
+    assert ('alt="Attention rollout"' in page) == flows
 
 
 def test_an_adapter_of_another_task_is_refused(done: RunResult):

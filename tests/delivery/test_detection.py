@@ -71,6 +71,37 @@ def test_other_pictures_are_measured_at_the_adapters_threshold(
     )
     assert status == 0, err
     assert json.loads(out)["metrics"]["threshold"] == pytest.approx(done.metrics["threshold"])
+    assert "the adapter&#39;s, as its training left it." in (tmp_path / "e" / "report.html").read_text()
+    more = ("--data", other, "--split", "all", "--output", tmp_path / "given", "report.threshold=0.25", "--json")
+    assert json.loads(told(capsys, "evaluate", done.adapter, *more)[1])["metrics"]["threshold"] == 0.25
+
+
+def test_mirrored_pictures_have_a_threshold_of_their_own(
+    place: Path, done: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    status, out, err = told(capsys, "evaluate", place / "out", "--tta", "--output", tmp_path / "e", "--json")
+    assert status == 0, err
+    assert json.loads(out)["metrics"]["threshold"] != done.metrics["threshold"]
+    other = write_scenes(tmp_path / "other", 3) / "boxes.json"
+    assert told(capsys, "evaluate", done.adapter, "--data", other, "--tta", "--output", tmp_path / "o")[0] == 0
+    assert "on pictures that were not seen mirrored as well" in (tmp_path / "o" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ((), "the adapter's, as its training left it\n"),
+        (("--threshold", "0.25"), "threshold 0.25, as given by --threshold\n"),
+        (("--tta",), "seen once and whole; --tta may shift scores: --threshold sets another, and 'visionpeft evaluate"),
+        (("--tile", "32"), "seen once and whole; --tile may shift scores: --threshold sets another."),
+        (("--tta", "--tile", "32"), "--tta and --tile may shift scores"),
+    ],
+)
+def test_predictions_say_their_threshold(
+    place: Path, done: RunResult, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], line: str
+):
+    _, _, err = told(capsys, "predict", done.adapter, place / "pictures" / "0.png", *more)
+    assert line.strip() in " ".join(err.split())
 
 
 def test_predictions_as_json_csv_and_pictures(
@@ -117,6 +148,22 @@ def test_boxes_come_back_to_the_pictures_own_pixels(done: RunResult):
     small, large = model.detect([picture])[0], model.detect([picture.resize((128, 64), Image.Resampling.NEAREST)])[0]
     assert large.boxes[:, 2].max() > 64
     assert small.boxes.max() <= 64
+
+
+def test_boxes_that_were_left_out_are_in_page_and_figures(place: Path, done: RunResult, tmp_path: Path):
+    folder = write_scenes(tmp_path / "other", 3)
+    told_of = json.loads((folder / "boxes.json").read_text())
+    told_of["annotations"][1]["bbox"][2] = 0
+    (folder / "boxes.json").write_text(json.dumps(told_of))
+    arguments = ["evaluate", str(done.adapter), "on_bad=skip", "--data", str(folder / "boxes.json")]
+    assert run([*arguments, "--output", str(tmp_path / "e")]) == 0
+    metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    (fault,) = metrics["faults"]
+    assert "has no area" in fault
+    assert "boxes.json" in fault
+    page = (tmp_path / "e" / "report.html").read_text()
+    assert page.count("has no area") == 1  # in its own place, and not among the notes once more
+    assert "1 left out" in page
 
 
 def test_the_merged_model_is_exported(done: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -12,6 +12,7 @@ from visionpeft.adapters.spec import LoraSpec
 from visionpeft.errors import AdapterError, MissingExtraError, OutputError
 from visionpeft.files import onnx as format
 from visionpeft.files.onnx import export_onnx
+from visionpeft.files.onnx_check import Difference
 from visionpeft.models.manage import manage
 
 pytest.importorskip("onnx")
@@ -62,7 +63,7 @@ def test_a_file_that_computes_something_else_is_not_written(merged, tmp_path, mo
     with pytest.raises(AdapterError, match="computes something else than PyTorch"):
         export_onnx(merged, tmp_path / "m.onnx", size=SIZE, outputs=["logits"], tolerance=1e-30)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(format, "_difference", lambda *_: float("nan"))
+    monkeypatch.setattr(format, "difference", lambda *_: Difference(float("nan")))
     with pytest.raises(AdapterError, match="computes something else"):
         export_onnx(merged, tmp_path / "m.onnx", size=SIZE, outputs=["logits"])
 

@@ -12,6 +12,7 @@ from tests.tiny_vision import DETECTORS, available
 from tests.vision_place import write_base
 from visionpeft.adapters.spec import AdapterSpec, LoraSpec, VptSpec
 from visionpeft.files.onnx import export_onnx
+from visionpeft.files.onnx_check import difference
 from visionpeft.inference.about import ClassifierAbout, DetectorAbout
 from visionpeft.inference.detector import ScoresModule
 from visionpeft.inference.export import export_model
@@ -56,10 +57,9 @@ def test_prompts_are_in_the_file(tmp_path: Path, deep: bool):
 
 
 QUICK = {"yolos", "rf_detr"}
-NAMES = [name for name in DETECTORS if not name.startswith("rt_detr")]  # random ones have ties
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in DETECTORS])
 def test_every_detector_is_exported(tmp_path: Path, name: str):
     if not available(name):
         pytest.skip("not in this transformers")
@@ -69,9 +69,18 @@ def test_every_detector_is_exported(tmp_path: Path, name: str):
 
 
 @pytest.mark.slow
-def test_the_embedded_detector_is_exported_as_a_rectangle(tmp_path: Path):
+def test_the_embedded_detector_is_exported_as_a_rectangle_and_every_part_of_it_is_checked(tmp_path: Path):
+    onnx = pytest.importorskip("onnx")
     base = load_vision("visionpeft/emoji-detr", task="detect", image_size=(96, 128))
     module = ScoresModule(base).eval()
     proof = export_onnx(module, tmp_path / "m.onnx", size=(96, 128), outputs=("scores", "boxes"))
     assert proof.inputs_checked == 6
+    assert proof.ranked == 6 * 100
     assert proof.max_abs_error < 1e-4
+    pixels = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+    for part in ("backbone", "encoder.fpn_blocks", "decoder_input_proj", "decoder.query_pos_head"):
+        broken = onnx.load(proof.path)
+        tensor = next(one for one in broken.graph.initializer if part in one.name and len(one.dims) > 1)
+        values = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1.2), tensor.name))
+        assert difference(module, broken, pixels).error > 1e-3, part

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from tests.models.test_vision_families import base_of
+from tests.vision_place import seeded, write_base
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.spec import FullSpec, LoraSpec, Spec, read_spec
 from visionpeft.errors import AdapterError
+from visionpeft.models.base import weights_hash
+from visionpeft.models.gated import divide_gated_layers
 from visionpeft.models.manage import manage
+from visionpeft.models.vision import load_vision
 
 LAYER = "dinov2.encoder.layer.1.mlp"
 SETTINGS = {
@@ -103,4 +110,76 @@ def test_other_families_are_left_alone():
     manager = manage(base)
     manager.add("a", FullSpec())
     value = manager.capture("a")
-    assert base.family.divided(value).tensors.keys() == value.tensors.keys()
+    assert base.family.divided(value, {"model": base.model}).tensors.keys() == value.tensors.keys()
+
+
+class Former(nn.Module):
+    """What transformers had before 5.18: the gate and what it opens as the halves of one layer's output."""
+
+    def __init__(self, gate: nn.Linear, up: nn.Linear, down: nn.Linear) -> None:
+        super().__init__()
+        self.weights_in = nn.Linear(gate.in_features, 2 * gate.out_features)
+        self.weights_in.weight = nn.Parameter(torch.cat([gate.weight, up.weight]).detach())
+        self.weights_in.bias = nn.Parameter(torch.cat([gate.bias, up.bias]).detach())
+        self.weights_out = down
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.weights_in(x).chunk(2, dim=-1)
+        return self.weights_out(nn.functional.silu(gate) * up)
+
+
+def as_of_old(model: nn.Module) -> nn.Module:
+    """The model as transformers before 5.18 builds it."""
+    for path, part in list(model.named_modules()):
+        if hasattr(part, "gate_proj"):
+            above, _, name = path.rpartition(".")
+            setattr(model.get_submodule(above), name, Former(part.gate_proj, part.up_proj, part.down_proj))
+    return model
+
+
+def test_a_base_of_an_earlier_version_has_the_layers_of_today():
+    new = base_of("dinov2_swiglu")
+    old = as_of_old(base_of("dinov2_swiglu").model)
+    assert any("weights_in" in name for name, _ in old.named_parameters())
+    pixels = seeded(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = old(pixel_values=pixels).logits
+        divide_gated_layers(old)
+        torch.testing.assert_close(old(pixel_values=pixels).logits, expected)
+    assert [name for name, _ in old.named_parameters()] == [name for name, _ in new.model.named_parameters()]
+    assert weights_hash({"model": old}, new.family) == weights_hash({"model": new.model}, new.family)
+    assert manage(old).add("a", LoraSpec(targets="mlp")).modules == {"model": 6}
+
+
+def test_a_model_that_has_them_as_one_takes_its_own_adapters_back():
+    model = as_of_old(base_of("dinov2_swiglu").model)
+    manager = manage(model)
+    manager.add("a", LoraSpec(rank=2, targets="mlp"))
+    with torch.no_grad():
+        for parameter in manager.trainable("a")["model"]:
+            parameter.add_(seeded(*parameter.shape))
+    value = manager.capture("a")
+    assert sum("weights_in" in key for key in value.tensors) == 4
+    manager.swap("a", value)
+    manager.remove("a")
+    manager.attach("a", value)
+    again = manager.capture("a").tensors
+    assert all(torch.equal(again[key], tensor) for key, tensor in value.tensors.items())
+
+
+def test_a_base_on_the_disk_is_divided_as_its_adapters_are(tmp_path: Path):
+    """transformers reads the former layout by a table of its own: the gate's rows first there too."""
+    place = write_base(tmp_path, "dinov2_swiglu")
+    file = place / "model.safetensors"
+    stored = load_file(file)
+    for path in {key.rpartition(".mlp.")[0] for key in stored if ".mlp.gate_proj" in key}:
+        for name in ("weight", "bias"):
+            gate, up = (stored.pop(f"{path}.mlp.{one}_proj.{name}") for one in ("gate", "up"))
+            stored[f"{path}.mlp.weights_in.{name}"] = torch.cat([gate, up])
+            stored[f"{path}.mlp.weights_out.{name}"] = stored.pop(f"{path}.mlp.down_proj.{name}")
+    assert sum("weights_in" in key for key in stored) == 4
+    save_file(stored, file, {"format": "pt"})
+    read, whole = load_vision(place, task="classify").model, base_of("dinov2_swiglu").model
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        path = f"dinov2.encoder.layer.1.mlp.{name}"
+        assert torch.equal(read.get_submodule(path).weight, whole.get_submodule(path).weight), name

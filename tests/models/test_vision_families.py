@@ -9,6 +9,7 @@ from tests.tiny_vision import CONFIGS, DETECTORS, available, sides_of, tiny_visi
 from visionpeft.adapters.spec import LoraSpec
 from visionpeft.errors import AdapterError, TargetError
 from visionpeft.models.family import families, family_of
+from visionpeft.models.gated import divide_gated_layers
 from visionpeft.models.manage import manage
 from visionpeft.models.norms import freeze_batch_norms
 from visionpeft.models.preprocess import Preprocessing
@@ -73,6 +74,7 @@ def base_of(name):
         pytest.skip(f"this transformers has no {CONFIGS[name][0]}")
     model = tiny_vision(name)
     freeze_batch_norms(model)
+    divide_gated_layers(model)
     side = sides_of(name)
     return VisionBase(model, family_of(model), f"tiny/{name}", "0" * 64, Preprocessing(size=(side, side)))
 

@@ -162,7 +162,7 @@ class AdapterManager:
             FileFormatError: the file cannot be read.
         """
         self._check_free(name)
-        value = with_newest_names(adapter if isinstance(adapter, Adapter) else Adapter.load(adapter), self.family)
+        value = self._of_today(adapter if isinstance(adapter, Adapter) else Adapter.load(adapter))
         check_base(value.metadata, self.family.name, self.base, self.base_hash, other_base=other_base)
         for component in value.specs:
             check_component(component, list(self.components))
@@ -216,7 +216,7 @@ class AdapterManager:
             AdapterError: it is not of the same modules, shapes and scales; nothing is changed then.
         """
         check_name(name, self.names)
-        value = with_newest_names(adapter if isinstance(adapter, Adapter) else Adapter.load(adapter), self.family)
+        value = self._of_today(adapter if isinstance(adapter, Adapter) else Adapter.load(adapter))
         held = self._held[name]
         branches = {place: self._tree.part(place, name) for place in held.places}
         specs = {component: captured_spec(spec) for component, spec in held.specs.items()}
@@ -375,6 +375,9 @@ class AdapterManager:
             found |= {place: own["weight"].detach()} if "weight" in own else {}
             found |= {f"{place}.bias": own["bias"].detach()} if "bias" in own else {}
         return found
+
+    def _of_today(self, adapter: Adapter) -> Adapter:
+        return with_newest_names(adapter, self.family, self.components)
 
     def _check_free(self, name: str) -> None:
         self._check_unmerged()

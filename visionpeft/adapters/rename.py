@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+from torch import nn
+
 from visionpeft.adapters.archive import Adapter
 from visionpeft.adapters.resolve import Family
 from visionpeft.adapters.spec import AdapterSpec, Targets
@@ -16,8 +18,13 @@ _BY_PATH = ("rank_pattern", "alpha_pattern", "kernels")
 T = TypeVar("T")
 
 
-def with_newest_names(adapter: Adapter, family: Family) -> Adapter:
+def with_newest_names(adapter: Adapter, family: Family, components: Mapping[str, nn.Module]) -> Adapter:
     """Return the adapter with every path in its tensors, heads and specs as the family calls it today.
+
+    Args:
+        adapter: of any version of the library.
+        family: of the model.
+        components: the model's, which tell what is one layer still.
 
     Raises:
         AdapterError: two of its tensors get one name, or one cannot be shared out among the layers of today.
@@ -29,7 +36,7 @@ def with_newest_names(adapter: Adapter, family: Family) -> Adapter:
 
     specs = {part: _spec(spec, partial(family.canonical, part)) for part, spec in adapter.specs.items()}
     named = replace(adapter, specs=specs, tensors=_keys(adapter.tensors, newest), heads=_keys(adapter.heads, newest))
-    return family.divided(named)
+    return family.divided(named, components)
 
 
 def _keys(table: Mapping[str, T], newest: Callable[[str], str]) -> dict[str, T]:

@@ -48,7 +48,7 @@ class Family(Protocol):
         """The newest name of a module, parameter or saved tensor that may have an earlier library version's name."""
         ...
 
-    def divided(self, adapter: Adapter) -> Adapter:
+    def divided(self, adapter: Adapter, components: Mapping[str, nn.Module]) -> Adapter:
         """The adapter, its names the newest, with what it has of layers that are several now shared out among them."""
         ...
 

@@ -63,7 +63,7 @@ def export(
     With --rank or --energy methods beyond LoRA are written as LoRA, and the energy that this keeps is told.
     """
     if format == "onnx":
-        _export_onnx(file, output, base, json=json)
+        _export_onnx(file, output, base, overwrite=overwrite, json=json)
         return
     if format in ("peft", "transformers", "ctranslate2"):
         target = output or file.with_name(f"{file.name.removesuffix('.safetensors')}.{format}")
@@ -118,12 +118,13 @@ def kept(found: Resized) -> dict[str, Any]:
     }
 
 
-def _export_onnx(file: Path, output: Path | None, base: str | None, *, json: bool) -> None:
+def _export_onnx(file: Path, output: Path | None, base: str | None, *, overwrite: bool, json: bool) -> None:
     """Write the merged model, and say how near it comes to PyTorch."""
     from visionpeft.inference.export import export_model
     from visionpeft.progress import TerminalProgress
 
-    proof = export_model(file, output or file.with_suffix(".onnx"), base=base, progress=TerminalProgress())
+    target = output or file.with_suffix(".onnx")
+    proof = export_model(file, target, base=base, overwrite=overwrite, progress=TerminalProgress())
     if json:
         as_json({"file": proof.path, "format": "onnx", "proof": proof})
     else:

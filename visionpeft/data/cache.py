@@ -96,5 +96,18 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made, before the work that is to be kept in it; nothing is made.
+
+    Raises:
+        OutputError: what there is of its path is no folder, or must not be written to.
+    """
+    above = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+    if not above.is_dir():
+        raise OutputError(f"the folder {folder} cannot be made: {above} is a file. Name another one.")
+    if not os.access(above, os.W_OK):
+        raise OutputError(f"the folder {folder} cannot be made: {above} must not be written to. Name another one.")
+
+
 def _canonical(parts: Parts) -> str:
     return json.dumps(dict(parts), sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from visionpeft.delivery.classification_page import Context, measured
 from visionpeft.delivery.parts import (
+    Read,
     given_parts,
     make_room,
     measured_again,
@@ -17,7 +18,7 @@ from visionpeft.delivery.parts import (
 )
 from visionpeft.delivery.result import ADAPTER, RunFacts, RunResult, with_about
 from visionpeft.delivery.vision import framed_base
-from visionpeft.errors import DataError
+from visionpeft.errors import DataError, did_you_mean
 from visionpeft.progress import SILENT, Progress, RecordingProgress
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def build(config: ClassifyRun, progress: Progress = SILENT) -> Classification:
     from visionpeft.data.classification import open_pictures
     from visionpeft.tasks.classification import Classification, Learning
 
-    splits = splits_of(config, open_pictures(config.data, progress), progress)
+    pictures = open_pictures(config.data, progress)
+    _check_subgroups(pictures, config.report)
+    splits = splits_of(config, pictures, progress)
     base = framed_base(config, progress)
     learning = Learning(
         config.loss, config.class_weights, config.layer_decay, config.metric if config.train.evaluate_every else None
@@ -117,43 +120,70 @@ def _answer(
 
 
 def measure(
-    job: Evaluation, classifier: Classifier, settings: ClassifyRun | None, adapter: Path, progress: RecordingProgress
+    job: Evaluation,
+    classifier: Classifier,
+    data: Read[LabelledPictures, Splits, ReportConfig],
+    settings: ClassifyRun | None,
+    adapter: Path,
+    progress: RecordingProgress,
 ) -> RunResult:
     """Measure a finished classifier: on a part of its run's pictures, or on others.
 
-    On the run's own pictures, thresholds and temperature are chosen on its validation pictures anew; on others, the
-    thresholds are those that the adapter holds.
+    On the run's own pictures, thresholds and temperature are chosen on its validation pictures anew; on others, they
+    are those that the adapter holds.
 
     Raises:
-        DataError: the pictures cannot be used, or none are in the split.
+        DataError: none of the pictures are in the split.
     """
     from visionpeft.adapters.archive import Adapter
     from visionpeft.data.cache import make_folder
+    from visionpeft.evaluation.classification.operating import Held
 
-    pictures, splits = _data(job, classifier.about, settings, progress)
-    found = measured_again(job, splits, pictures, _answer(classifier, progress, tta=job.tta))
-    report = _report_config(job, settings, classifier.about)
+    found = measured_again(job, data.splits, data.whole, _answer(classifier, progress, tta=job.tta))
     facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings, found.part)
-    context = Context(
-        facts, classifier, found.data, splits, report, settings.data.split.leaks if settings is not None else None
-    )
+    rules = settings.data.split.leaks if settings is not None else None
+    held = Held(classifier.about.thresholds, classifier.about.temperature) if classifier.about.thresholds else None
+    context = Context(facts, classifier, found.data, data.splits, data.report, rules, held=held)
     page, metrics = measured(context, found.answers, found.chosen, progress)
     return RunResult(None, adapter, {}, page, metrics)
 
 
-def _data(
+def data_of(
     job: Evaluation, about: ClassifierAbout, settings: ClassifyRun | None, progress: RecordingProgress
-) -> tuple[LabelledPictures, Splits]:
-    """The run's own pictures as it split them, or others."""
-    from visionpeft.data.classification import PicturesConfig, Splits, open_pictures
+) -> Read[LabelledPictures, Splits, ReportConfig]:
+    """Return the run's own pictures as it split them, or others, and what is measured on them.
 
+    Raises:
+        ConfigError: an override is wrong.
+        DataError: the pictures cannot be used.
+    """
+    from visionpeft.data.classification import PicturesConfig, Splits, open_pictures
+    from visionpeft.evaluation.classification.settings import ReportConfig
+
+    report = report_settings(job, settings, ReportConfig)
     if job.data is None and settings is not None:
         pictures = open_pictures(settings.data, progress)
-        return pictures, splits_of(settings, pictures, progress)
+        _check_subgroups(pictures, report)
+        return Read(pictures, splits_of(settings, pictures, progress), report)
     known = {"labels": list(about.labels), "kind": about.kind, "intensity": about.intensity.model_dump(mode="json"),
              "volumes": about.volumes.model_dump(mode="json")}  # fmt: skip
     pictures = open_pictures(other_data(job, PicturesConfig, _source_of, known), progress)
-    return pictures, Splits(*given_parts(pictures, (example.split for example in pictures.examples)))
+    _check_subgroups(pictures, report)
+    splits = Splits(*given_parts(pictures, (example.split for example in pictures.examples)))
+    return Read(pictures, splits, report)
+
+
+def _check_subgroups(pictures: LabelledPictures, report: ReportConfig) -> None:
+    """Refuse columns that the pictures do not have, before anything is trained or measured."""
+    from visionpeft.inference.classifier import columns_of
+
+    known = columns_of(pictures)
+    for name in report.subgroups:
+        if name not in known:
+            there = ", ".join(f"'{column}'" for column in known) or "none"
+            raise DataError(
+                f"report.subgroups: the pictures have no column '{name}': there is {there}.{did_you_mean(name, known)}"
+            )
 
 
 def _source_of(path: Path) -> dict[str, str]:
@@ -162,20 +192,13 @@ def _source_of(path: Path) -> dict[str, str]:
 
 def format_of(path: Path) -> str:
     """Which source a path is, by what it is."""
+    from visionpeft.data.classification.sources.datasets import is_dataset
+
     kinds = {".csv": "table", ".tsv": "table", ".jsonl": "table", ".parquet": "table", ".npz": "medmnist"}
     if not path.exists():
         raise DataError(f"{path} does not exist.")
     if path.is_dir():
-        return "dataset" if (path / "dataset_info.json").exists() else "folder"
+        return "dataset" if is_dataset(path) else "folder"
     if path.suffix not in kinds:
         raise DataError(f"{path}: expected a folder of classes, one of {', '.join(kinds)}, or settings in a .yaml.")
     return kinds[path.suffix]
-
-
-def _report_config(job: Evaluation, settings: ClassifyRun | None, about: ClassifierAbout) -> ReportConfig:
-    """What is measured: as the run says, with the adapter's own thresholds where nothing is chosen."""
-    from visionpeft.evaluation.classification.settings import ReportConfig
-
-    config = report_settings(job, settings, ReportConfig)
-    point = config.operating_point.model_copy(update={"thresholds": about.thresholds})
-    return config.model_copy(update={"operating_point": point})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from visionpeft.delivery.parts import (
     Measured,
+    Read,
     given_parts,
     make_room,
     measured_again,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from visionpeft.data.detection.splits import SceneSplits
     from visionpeft.delivery.evaluation import Evaluation
     from visionpeft.evaluation.detection.detections import Evaluation as Found
-    from visionpeft.evaluation.detection.figures import DetectionReportConfig
+    from visionpeft.evaluation.detection.figures import DetectionReportConfig, Held
     from visionpeft.inference.about import DetectorAbout
     from visionpeft.inference.detector import Detector
     from visionpeft.tasks.detection import Detection
@@ -85,7 +86,12 @@ def deliver(config: DetectRun, task: Detection, result: FitResult, progress: Rec
 
 
 def measure(
-    job: Evaluation, detector: Detector, settings: DetectRun | None, adapter: Path, progress: RecordingProgress
+    job: Evaluation,
+    detector: Detector,
+    data: Read[LabelledScenes, SceneSplits, DetectionReportConfig],
+    settings: DetectRun | None,
+    adapter: Path,
+    progress: RecordingProgress,
 ) -> RunResult:
     """Measure a finished detector: on a part of its run's pictures, or on others.
 
@@ -93,19 +99,17 @@ def measure(
     adapter holds.
 
     Raises:
-        DataError: the pictures cannot be used, or none are in the split.
+        DataError: none of the pictures are in the split.
     """
     from visionpeft.adapters.archive import Adapter
     from visionpeft.data.cache import make_folder
-    from visionpeft.evaluation.detection.figures import DetectionReportConfig
+    from visionpeft.evaluation.detection.figures import Held
 
-    scenes, splits = _data(job, detector.about, settings, progress)
-    found = measured_again(job, splits, scenes, _answer(detector, progress, tta=job.tta))
-    config = report_settings(job, settings, DetectionReportConfig)
-    if not job.chooses:
-        config = config.model_copy(update={"threshold": detector.about.threshold})
+    found = measured_again(job, data.splits, data.whole, _answer(detector, progress, tta=job.tta))
     facts = RunFacts(make_folder(job.output), adapter, Adapter.load(adapter), settings, found.part)
-    page, figures = _reported(facts, detector, splits, found, config, progress)
+    mirrored = ", on pictures that were not seen mirrored as well" if job.tta else ""
+    held = None if job.chooses else Held(detector.about.threshold, f"the adapter's, as its training left it{mirrored}")
+    page, figures = _reported(facts, detector, data.splits, found, data.report, progress, held)
     return RunResult(None, adapter, {}, page, figures)
 
 
@@ -116,6 +120,7 @@ def _reported(
     found: Measured[LabelledScenes, Found],
     config: DetectionReportConfig,
     progress: RecordingProgress,
+    held: Held | None = None,
 ) -> tuple[Path, dict[str, float]]:
     """Write the report; return its page and the figures by name, the threshold among them."""
     from visionpeft.evaluation.detection.about import DetectionAbout, data_facts
@@ -123,9 +128,12 @@ def _reported(
     from visionpeft.evaluation.report_data import METRICS
 
     about = DetectionAbout(**run_facts(facts, detector.base, progress), **data_facts(splits))
+    others = tuple(line for line in about.warnings if not line.startswith(splits.faults))  # those have their own place
+    about = about.model_copy(update={"warnings": others})
     page = write_detection_report(
-        facts.folder, test=found.answers, validation=found.chosen, pictures=found.data.image, about=about, config=config
-    )
+        facts.folder, test=found.answers, validation=found.chosen, pictures=found.data.image, about=about,
+        config=config, held=held,
+    )  # fmt: skip
     figures = json.loads((facts.folder / METRICS).read_text(encoding="utf-8"))["figures"]
     operating = {name: figures["operating"][name] for name in ("precision", "recall", "f1")}
     named = {**figures["coco"]["overall"], **operating, "threshold": figures["threshold"]}
@@ -136,19 +144,27 @@ def _answer(detector: Detector, progress: Progress, *, tta: bool = False) -> Cal
     return lambda scenes, label: detector.evaluation(scenes, label=label, tta=tta, progress=progress)
 
 
-def _data(
+def data_of(
     job: Evaluation, about: DetectorAbout, settings: DetectRun | None, progress: RecordingProgress
-) -> tuple[LabelledScenes, SceneSplits]:
-    """The run's own pictures as it split them, or others."""
+) -> Read[LabelledScenes, SceneSplits, DetectionReportConfig]:
+    """Return the run's own pictures as it split them, or others, and what is measured on them.
+
+    Raises:
+        ConfigError: an override is wrong.
+        DataError: the pictures cannot be used.
+    """
     from visionpeft.data.detection.readers import open_scenes
     from visionpeft.data.detection.settings import ScenesConfig
     from visionpeft.data.detection.splits import SceneSplits, split_scenes
+    from visionpeft.evaluation.detection.figures import DetectionReportConfig
 
+    report = report_settings(job, settings, DetectionReportConfig)
     if job.data is None and settings is not None:
         scenes = open_scenes(settings.data, progress)
-        return scenes, split_scenes(scenes, settings.data.split, progress)
+        return Read(scenes, split_scenes(scenes, settings.data.split, progress), report)
     scenes = open_scenes(other_data(job, ScenesConfig, _source_of, {"labels": list(about.labels)}), progress)
-    return scenes, SceneSplits(*given_parts(scenes, (scene.split for scene in scenes.scenes)))
+    parts = given_parts(scenes, (scene.split for scene in scenes.scenes))
+    return Read(scenes, SceneSplits(*parts, faults=scenes.faults), report)
 
 
 def _source_of(path: Path) -> dict[str, str]:

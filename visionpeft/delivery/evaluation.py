@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visionpeft.delivery.parts import reported_again
 from visionpeft.delivery.result import ADAPTER, RunResult
 from visionpeft.errors import ConfigError, DataError, OutputError, did_you_mean
 from visionpeft.progress import SILENT, Progress, RecordingProgress
@@ -68,20 +69,33 @@ def run_evaluation(job: Evaluation, *, progress: Progress = SILENT) -> RunResult
         DataError: there is no adapter, or the data cannot be used.
         VisionPeftError: adapter or base cannot be loaded.
     """
-    from visionpeft.inference.predict import open_model
+    from visionpeft.data.cache import check_folder
 
     if job.split not in SPLITS:
         raise ConfigError(f"--split '{job.split}': one of {', '.join(SPLITS)}.{did_you_mean(job.split, SPLITS)}")
     if job.output.exists():
         raise OutputError(f"{job.output} exists: nothing is written over. Name another folder with --output.")
+    check_folder(job.output)
     adapter, settings = _found(job)
     recorded = RecordingProgress(progress)
     if _hears(adapter):
         from visionpeft.delivery import speech_evaluation
 
         return speech_evaluation.measure(job, settings, adapter, recorded)
-    model = open_model(adapter, job.base, recorded)
-    return _measures()[model.about.task](job, model, settings, adapter, recorded)
+    return _measured_pictures(job, settings, adapter, recorded)
+
+
+def _measured_pictures(job: Evaluation, settings: Any, adapter: Path, progress: RecordingProgress) -> RunResult:
+    """Measure a classifier or a detector; its pictures are read and checked before the base is loaded."""
+    from visionpeft.delivery import classification, detection
+    from visionpeft.inference.predict import described, model_of
+
+    value, about = described(adapter)
+    task: Any = {"classify": classification, "detect": detection}[about.task]
+    data = task.data_of(job, about, settings, progress)
+    reported_again(job, data.splits, data.whole)
+    model = model_of(value, about, job.base, progress)
+    return task.measure(job, model, data, settings, adapter, progress)
 
 
 def _hears(adapter: Path) -> bool:
@@ -89,13 +103,6 @@ def _hears(adapter: Path) -> bool:
     from visionpeft.adapters.archive import Adapter
 
     return Adapter.load(adapter).metadata.heads.get("task") in ("transcribe", "translate")
-
-
-def _measures() -> dict[str, Callable[[Evaluation, Any, Any, Path, RecordingProgress], RunResult]]:
-    """By the task of the adapter's heads."""
-    from visionpeft.delivery import classification, detection
-
-    return {"classify": classification.measure, "detect": detection.measure}
 
 
 def _found(job: Evaluation) -> tuple[Path, Any]:

@@ -37,6 +37,7 @@ class Part(Protocol):
 
 Data = TypeVar("Data", bound=Part)
 Data_co = TypeVar("Data_co", bound=Part, covariant=True)
+Splits_co = TypeVar("Splits_co", covariant=True)
 Answers = TypeVar("Answers")
 Opened = TypeVar("Opened")
 Config = TypeVar("Config", bound="BaseModel")
@@ -61,6 +62,21 @@ class SplitData(Protocol[Data_co]):
     def test(self) -> Data_co:
         """To report."""
         ...
+
+
+@dataclass(frozen=True)
+class Read(Generic[Data, Splits_co, Config]):
+    """What an evaluation reads before it loads a base.
+
+    Attributes:
+        whole: all data.
+        splits: their parts.
+        report: what is measured, and how.
+    """
+
+    whole: Data
+    splits: Splits_co
+    report: Config
 
 
 @dataclass(frozen=True)
@@ -129,12 +145,21 @@ def measured_again(
     Raises:
         DataError: the part is empty.
     """
-    data = whole if job.split == "all" else getattr(splits, job.split)
+    data = reported_again(job, splits, whole, things)
     chosen = _answered(splits.validation, answer, f"validation {things}") if job.chooses else None
-    reported = _answered(data, answer, f"{job.split} {things}")
-    if reported is None:
+    return Measured(data, answer(data, f"{job.split} {things}"), chosen, job.part)
+
+
+def reported_again(job: Evaluation, splits: SplitData[Data], whole: Data, things: str = "pictures") -> Data:
+    """Return the part of the data that an evaluation reports.
+
+    Raises:
+        DataError: it is empty.
+    """
+    data = whole if job.split == "all" else getattr(splits, job.split)
+    if not len(data):
         raise DataError(f"no {things} are in the split '{job.split}': take another one, --split all for example.")
-    return Measured(data, reported, chosen, job.part)
+    return data
 
 
 def _answered(data: Data, answer: Answer[Data, Answers], label: str) -> Answers | None:

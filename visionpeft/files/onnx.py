@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from visionpeft import safefile
 from visionpeft.errors import AdapterError, MissingExtraError, OutputError
+from visionpeft.files.onnx_check import Difference, difference
 
 OPSET = 18
 """Version of the operators; runtimes since 2023 know it."""
@@ -38,8 +40,11 @@ class OnnxProof:
         path: of the file.
         outputs: their names.
         inputs_checked: pictures of random pixels that were given to both.
-        max_abs_error: the largest difference of any output.
+        max_abs_error: the largest difference of any output, and of any score that something was chosen by.
         tolerance: what was allowed.
+        reordered: what PyTorch ranks otherwise of what is chosen by rank, as detectors choose their queries: scores
+            that are equal but for rounding.
+        ranked: how much was chosen by rank, for all pictures together.
     """
 
     path: Path
@@ -47,12 +52,15 @@ class OnnxProof:
     inputs_checked: int
     max_abs_error: float
     tolerance: float
+    reordered: int = 0
+    ranked: int = 0
 
     def __str__(self) -> str:
         """One line for people."""
+        order = f"; {self.reordered} of {self.ranked} choices, near-equal, in another order" if self.reordered else ""
         return (
             f"ONNX Runtime and PyTorch agree on {self.inputs_checked} random pictures in {' and '.join(self.outputs)}: "
-            f"max |error| {self.max_abs_error:.1e}, allowed {self.tolerance:.0e}"
+            f"max |error| {self.max_abs_error:.1e}, allowed {self.tolerance:.0e}{order}"
         )
 
 
@@ -83,8 +91,7 @@ def export_onnx(
         AdapterError: the model cannot be expressed, or the file computes something else; nothing is written then.
         OutputError: the file exists, has another ending, or cannot be written.
     """
-    path = _writable(Path(path), overwrite=overwrite)
-    _require_packages()
+    path = check_onnx(path, overwrite=overwrite)
     _require_room(module)
     model = _translated(module, size, outputs, simplify=True)
     if not _opens(model):  # simplifying leaves loose ends in some graphs
@@ -92,15 +99,26 @@ def export_onnx(
     for name, value in (about or {}).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, value
-    content: bytes = model.SerializeToString()
-    error = max(_difference(module, content, count, size) for count in _BATCHES)
-    if not error <= tolerance:  # which holds for NaN too
+    found = reduce(Difference.worst, (difference(module, model, _random(count, size)) for count in _BATCHES))
+    if not found.error <= tolerance:  # which holds for NaN too
         raise AdapterError(
-            f"the ONNX file computes something else than PyTorch: max |error| {error:.1e}, allowed {tolerance:.0e}; "
-            "nothing is written."
+            f"the ONNX file computes something else than PyTorch: max |error| {found.error:.1e}, allowed "
+            f"{tolerance:.0e}; nothing is written."
         )
-    safefile.write_atomically(path, [content])
-    return OnnxProof(path, tuple(outputs), sum(_BATCHES), error, tolerance)
+    safefile.write_atomically(path, [model.SerializeToString()])
+    return OnnxProof(path, tuple(outputs), sum(_BATCHES), found.error, tolerance, found.reordered, found.ranked)
+
+
+def check_onnx(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Return ``path``, if an ONNX file can be written there by what is installed; no model is needed.
+
+    Raises:
+        MissingExtraError: the extra "onnx" is not installed.
+        OutputError: the file exists, has another ending, or its folder is missing.
+    """
+    path = _writable(Path(path), overwrite=overwrite)
+    _require_packages()
+    return path
 
 
 def _opens(model: Any) -> bool:
@@ -152,18 +170,9 @@ def _translations() -> dict[Any, Any]:
     return {torch.ops.aten._is_all_true.default: all_true}
 
 
-def _difference(module: nn.Module, content: bytes, count: int, size: tuple[int, int]) -> float:
-    """Largest difference of any output for ``count`` pictures of random pixels; NaN where one is not a number."""
-    import onnxruntime
-
-    pixels = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(count))
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    found: Any = session.run(None, {"pixels": pixels.numpy()})
-    with torch.no_grad():
-        expected = module(pixels)
-    tensors: Sequence[Tensor] = (expected,) if isinstance(expected, Tensor) else expected
-    errors = [(torch.from_numpy(one) - other).abs().max() for one, other in zip(found, tensors, strict=True)]
-    return float(torch.stack(errors).max())
+def _random(count: int, size: tuple[int, int]) -> Tensor:
+    """Pictures of random pixels."""
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(count))
 
 
 def _require_packages() -> None:
@@ -185,7 +194,9 @@ def _writable(path: Path, *, overwrite: bool) -> Path:
     if path.suffix != ".onnx":
         raise OutputError(f"{path}: ONNX files end in .onnx; name it {path.with_suffix('.onnx').name}")
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists: choose another name, or allow overwriting")
+        raise OutputError(f"{path} exists: choose another name, or allow overwriting with --overwrite")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {path.parent}; make it first")
     return path
 
 

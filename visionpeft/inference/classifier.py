@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from visionpeft.data.ahead import in_batches
 from visionpeft.data.classification.labelled import LabelledPictures
-from visionpeft.errors import ConfigError
 from visionpeft.evaluation.classification.predictions import POSITIVE, Predictions
 from visionpeft.inference.about import ClassifierAbout
 from visionpeft.inference.annotate import captioned
-from visionpeft.inference.model import Options
+from visionpeft.inference.model import Options, check_options
 from visionpeft.inference.ordinal import ordinal_logits
 from visionpeft.models.masks import attend_unmasked
 from visionpeft.models.vision import VisionBase, class_logits
@@ -129,12 +128,9 @@ class Classifier:
         """Return the answer to each picture.
 
         Raises:
-            ConfigError: tiles, or a threshold where the likeliest label is the answer.
+            ConfigError: see ``check_options``.
         """
-        if options.tile is not None:
-            raise ConfigError("tiles are for detectors, and this adapter is a classifier: leave --tile away.")
-        if options.threshold is not None and self.about.kind not in ("binary", "multilabel"):
-            raise ConfigError(f"the labels are {self.about.kind}: the likeliest is the answer, without a threshold.")
+        check_options(self.about, options)
         return self.answers(self.logits_of(images, tta=options.tta), options.threshold)
 
     def exported(self) -> tuple[nn.Module, tuple[str, ...]]:

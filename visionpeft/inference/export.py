@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from visionpeft.files.onnx import OnnxProof, export_onnx
+from visionpeft.files.onnx import OnnxProof, check_onnx, export_onnx
 from visionpeft.inference.predict import open_model
 from visionpeft.progress import SILENT, Progress
 
@@ -29,9 +29,10 @@ def export_model(
     Raises:
         AdapterError: the adapter has no head, the model cannot be expressed, or the file computes something else.
         MissingExtraError: the extra "onnx" is not installed.
-        OutputError: the file exists or cannot be written.
+        OutputError: the file exists or cannot be written; said before the base is loaded.
     """
-    model = open_model(adapter, base, progress)
+    check_onnx(path, overwrite=overwrite)
+    model = open_model(adapter, base, progress, device="cpu")
     module, outputs = model.exported()
     told = {
         name: value if isinstance(value, str) else json.dumps(value)

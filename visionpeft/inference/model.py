@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from PIL import Image
 from torch import nn
 
-from visionpeft.inference.about import About
+from visionpeft.errors import ConfigError
+from visionpeft.inference.about import About, ClassifierAbout
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,41 @@ class Options:
     threshold: float | None = None
     tile: int | None = None
     tta: bool = False
+
+
+def check_options(about: About, options: Options) -> None:
+    """Refuse what cannot be asked of a model; its adapter's file tells it, no base is needed.
+
+    Raises:
+        ConfigError: tiles are asked of a classifier, or a threshold where the likeliest label is the answer.
+    """
+    if not isinstance(about, ClassifierAbout):
+        return
+    if options.tile is not None:
+        raise ConfigError("tiles are for detectors, and this adapter is a classifier: leave --tile away.")
+    if options.threshold is not None and about.kind not in ("binary", "multilabel"):
+        raise ConfigError(
+            f"the labels are {about.kind}: the likeliest is the answer, without a threshold; leave --threshold away."
+        )
+
+
+def threshold_words(about: About, options: Options) -> str:
+    """Return from which score or probability on the answer is yes, and where that comes from; "" where nothing is."""
+    if isinstance(about, ClassifierAbout) and about.kind not in ("binary", "multilabel"):
+        return ""
+    if options.threshold is not None:
+        return f"threshold {options.threshold:.4g}, as given by --threshold"
+    held = about.thresholds if isinstance(about, ClassifierAbout) else {"": about.threshold}
+    values = ", ".join(f"{label} {threshold:.4g}".strip() for label, threshold in held.items()) or "0.5"
+    line = f"threshold {values}: the adapter's, as its training left it"
+    if not options.tta and options.tile is None:
+        return line
+    ways = " and ".join(way for way, on in (("--tta", options.tta), ("--tile", options.tile is not None)) if on)
+    return (
+        f"{line}, on pictures seen once and whole; {ways} may shift scores: --threshold sets another"
+        + (", and 'visionpeft evaluate RUN --tta' tells what suits --tta" if options.tta else "")
+        + "."
+    )
 
 
 class Said(Protocol):

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from visionpeft import safefile
-from visionpeft.data.cache import make_folder
+from visionpeft.data.cache import check_folder, make_folder
 from visionpeft.errors import ConfigError, DataError, OutputError, did_you_mean
 from visionpeft.inference.about import About, ClassifierAbout, read_about
-from visionpeft.inference.model import Model, Options, Said
+from visionpeft.inference.model import Model, Options, Said, check_options, threshold_words
 from visionpeft.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from visionpeft.adapters.archive import Adapter
     from visionpeft.data.classification.formats.files import FileReader
 
 Format = Literal["json", "csv", "pictures"]
@@ -70,17 +71,16 @@ def run_predict(job: Job, *, progress: Progress = SILENT) -> Predicted:
 
     Raises:
         DataError: there are no pictures, or one cannot be read.
-        OutputError: the output exists, or its folder does not; said before anything is predicted.
+        OutputError: the output exists, or cannot be written.
         VisionPeftError: adapter or base cannot be loaded, an option does not fit the model.
     """
-    if job.output is not None and job.output.exists():
-        raise OutputError(f"{job.output} exists: nothing is written over. Name another one with --output.")
-    if job.output is None and job.format == "pictures":
-        raise ConfigError("annotated pictures need a folder: name it with --output.")
-    if job.output is not None and job.format != "pictures" and not job.output.parent.is_dir():
-        raise OutputError(f"{job.output}: there is no folder {job.output.parent}; make it first.")
-    model = open_model(job.adapter, job.base, progress)
-    found = listed(job.paths, model.about)
+    _check_output(job)
+    adapter, about = described(job.adapter)
+    check_options(about, job.options)
+    found = listed(job.paths, about)
+    if words := threshold_words(about, job.options):
+        progress.say(words)
+    model = model_of(adapter, about, job.base, progress)
     said: dict[str, Said] = {}
     written: list[Path] = []
     with progress.phase("predicting", len(found)) as bar:
@@ -98,6 +98,32 @@ def run_predict(job: Job, *, progress: Progress = SILENT) -> Predicted:
     return Predicted(said, tuple(written))
 
 
+def _check_output(job: Job) -> None:
+    """Refuse an output that cannot be written, before anything is loaded."""
+    if job.output is None:
+        if job.format == "pictures":
+            raise ConfigError("annotated pictures need a folder: name it with --output.")
+    elif job.output.exists():
+        raise OutputError(f"{job.output} exists: nothing is written over. Name another one with --output.")
+    elif job.format == "pictures":
+        check_folder(job.output)
+    elif not job.output.parent.is_dir():
+        raise OutputError(f"{job.output}: there is no folder {job.output.parent}; make it first.")
+
+
+def described(path: Path) -> tuple[Adapter, About]:
+    """Return the adapter of a native file and what it tells of its heads; no base is loaded.
+
+    Raises:
+        AdapterError: the adapter has no head.
+        FileFormatError: the file cannot be read.
+    """
+    from visionpeft.adapters.archive import Adapter
+
+    value = Adapter.load(path)
+    return value, read_about(value.metadata.heads, str(path))
+
+
 def open_model(adapter: Path, base: str | None = None, progress: Progress = SILENT, device: str | None = None) -> Model:
     """Return the classifier or detector that an adapter's file describes.
 
@@ -112,15 +138,28 @@ def open_model(adapter: Path, base: str | None = None, progress: Progress = SILE
         BaseModelError: the base cannot be loaded.
         FileFormatError: the file cannot be read.
     """
-    from visionpeft.adapters.archive import Adapter
+    return model_of(*described(adapter), base, progress, device)
+
+
+def model_of(
+    value: Adapter,
+    about: About,
+    base: str | None = None,
+    progress: Progress = SILENT,
+    device: str | None = None,
+) -> Model:
+    """Return the classifier or detector that an adapter is; see ``open_model`` and ``described``.
+
+    Raises:
+        AdapterError: it is of another base.
+        BaseModelError: the base cannot be loaded.
+    """
     from visionpeft.compute.devices import best_device
     from visionpeft.inference.classifier import Classifier
     from visionpeft.inference.detector import Detector
     from visionpeft.models.manage import manage
     from visionpeft.models.vision import load_vision
 
-    value = Adapter.load(adapter)
-    about = read_about(value.metadata.heads, str(adapter))
     with progress.phase("loading the base", 1) as bar:
         loaded = load_vision(
             base or value.metadata.base, task=about.task, image_size=about.preprocessing.size,

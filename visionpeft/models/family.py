@@ -103,9 +103,17 @@ class Family:
         """The newest name of a module, parameter or saved tensor that may have an earlier library version's name."""
         return renamed(name, self.components[component].former) if component in self.components else name
 
-    def divided(self, adapter: Adapter) -> Adapter:
-        """The adapter, its names the newest, with what it has of layers that are several now shared out among them."""
-        return divided(adapter, {name: targeting.divided for name, targeting in self.components.items()})
+    def divided(self, adapter: Adapter, components: Mapping[str, nn.Module]) -> Adapter:
+        """The adapter, its names the newest, with what it has of layers that are several now shared out among them.
+
+        Layers that are one still in a model of an earlier library version stay one.
+        """
+        return divided(adapter, {name: self._divided_in(name, module) for name, module in components.items()})
+
+    def _divided_in(self, component: str, module: nn.Module) -> tuple[Divided, ...]:
+        table = self.components[component].divided if component in self.components else ()
+        paths = [path for path, _ in module.named_modules()] if table else []
+        return tuple(row for row in table if not any(re.search(row[0], path) for path in paths))
 
     def modules(self, component: str, module: nn.Module) -> dict[str, tuple[str, ...]]:
         """Canonical path -> actual paths of every module; several where one module is reached in several ways."""

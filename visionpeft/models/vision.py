@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from visionpeft.errors import BaseModelError, MissingExtraError, did_you_mean
 from visionpeft.models.base import ASSETS, check_embedded, weights_hash
 from visionpeft.models.family import Family, Sight, families, family_of
+from visionpeft.models.gated import divide_gated_layers
 from visionpeft.models.norms import freeze_batch_norms, live_batch_norms
 from visionpeft.models.positions import resize_positions
 from visionpeft.models.preprocess import Preprocessing, read_processor
@@ -128,6 +129,7 @@ def load_vision(
     if scratch and not empty and live_batch_norms(model):
         progress.say(f"'{name}' has batch norms, which stay frozen: with random weights they normalise nothing.")
     freeze_batch_norms(model)
+    divide_gated_layers(model)
     native = _native(config, task)
     preprocessing = _preprocessing(name, place, native, progress)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size or preprocessing.size

@@ -69,6 +69,55 @@ def test_unlabelled_pictures_are_unusable_rows(tmp_path):
     assert len(open_pictures(config("dataset", folder, on_bad="skip"))) == 3
 
 
+@pytest.mark.parametrize("inside", ["", "data"])
+def test_parquet_files_are_read_as_the_hub_has_them(tmp_path, inside):
+    columns = {"image": IMAGES, "label": [1, 0, 1, 2]}
+    whole = datasets.Dataset.from_dict(columns, features=datasets.Features({"image": datasets.Image(), "label": NAMED}))
+    (tmp_path / "d" / inside).mkdir(parents=True)
+    for name, rows in (("train-00000-of-00002", [0]), ("train-00001-of-00002", [1]), ("test-00000-of-00001", [2, 3])):
+        whole.select(rows).to_parquet(str(tmp_path / "d" / inside / f"{name}.parquet"))
+    pictures = open_pictures(config("dataset", tmp_path / "d"))
+    assert pictures.labels == ("dog", "cat", "owl")
+    found = {example.split: [] for example in pictures.examples}
+    for number, example in enumerate(pictures.examples):
+        found[example.split].append(number)
+    assert {split: len(rows) for split, rows in found.items()} == {"train": 2, "test": 2}
+    order = [*found["train"], *found["test"]]
+    assert [int(pictures.targets()[number]) for number in order] == [1, 0, 1, 2]
+    assert all(np.array_equal(pictures.image(number), image) for number, image in zip(order, IMAGES, strict=True))
+
+
+def test_parquet_files_of_other_programs_hold_bytes(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def content(image):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return {"bytes": buffer.getvalue(), "path": None}
+
+    rows = pa.table({"image": [content(image) for image in IMAGES], "label": ["dog", "cat", "dog", "cat"]})
+    (tmp_path / "d").mkdir()
+    pq.write_table(rows, tmp_path / "d" / "train.parquet")
+    pictures = open_pictures(config("dataset", tmp_path / "d"))
+    assert len(pictures) == 4
+    assert np.array_equal(pictures.image(2), IMAGES[2])
+
+
+def test_what_a_folder_is_is_seen_from_its_files(tmp_path):
+    from visionpeft.delivery.classification import format_of
+
+    features = {"image": datasets.Image(), "label": NAMED}
+    columns = {"image": IMAGES, "label": [1, 0, 1, 2]}
+    assert format_of(saved(tmp_path / "one", columns, features)) == "dataset"
+    assert format_of(saved(tmp_path / "many", columns, features, {"train": [0, 1], "test": [2, 3]})) == "dataset"
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    (tmp_path / "hub" / "data" / "train-00000-of-00001.parquet").write_bytes(b"")
+    assert format_of(tmp_path / "hub") == "dataset"
+    save(tmp_path / "classes" / "dog" / "a.png")
+    assert format_of(tmp_path / "classes") == "folder"
+
+
 def test_folders_that_are_none_and_old_libraries(tmp_path, monkeypatch):
     save(tmp_path / "x" / "a.png")
     with pytest.raises(DataError, match="cannot be read as a folder written by save_to_disk"):

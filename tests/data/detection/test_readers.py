@@ -318,7 +318,10 @@ def test_bccd_has_two_boxes_without_area():
     assert "2 of 4888 boxes cannot be right (2 no area)" in text
     assert "BloodImage_00338.xml: object 13: its box (504, 337, 504, 337) has no area" in text
     assert "BloodImage_00343.xml: object 4: its box (181, 329, 181, 329) has no area" in text
+    clipped = opened(source, on_bad="clip")  # what has no area has none after cutting either
     scenes = opened(source, on_bad="skip")
     assert len(scenes.faults) == 2
+    assert clipped.faults == scenes.faults
+    assert clipped.counts() == scenes.counts()
     assert scenes.counts() == {"Platelets": 361, "RBC": 4153, "WBC": 372}
     assert Counter(s.split for s in scenes.scenes) == {"train": 205, "validation": 87, "test": 72}

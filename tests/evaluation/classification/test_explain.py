@@ -16,9 +16,10 @@ from transformers import (
 )
 
 from tests.tiny import tiny_vit
+from tests.tiny_vision import CLASSIFIERS, available, tiny_vision
 from visionpeft import manage
 from visionpeft.adapters.manager import AdapterManager
-from visionpeft.adapters.spec import LoraSpec
+from visionpeft.adapters.spec import LoraSpec, VptSpec
 from visionpeft.errors import BaseModelError
 from visionpeft.evaluation.classification.explain import attention_rollout, explained_layers, grad_cam
 from visionpeft.models.family import Family, Targeting
@@ -222,6 +223,44 @@ def test_rollout_is_refused_where_there_is_no_global_attention(name):
         attention_rollout(MODELS[name](), pixels())
     with pytest.raises(BaseModelError, match="needs a transformers model"):
         attention_rollout(Linear(torch.ones(2, 3)), pixels())
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_family_is_rolled_out_from_the_tokens_that_it_answers_from(name):
+    if not available(name):
+        pytest.skip("not in this transformers")
+    model = tiny_vision(name)
+    hooks = sum(len(part._forward_hooks) for part in model.modules())
+
+    def forward(x):
+        return model(pixel_values=x).logits
+
+    if name in ("swin", "convnext", "resnet"):
+        with pytest.raises(BaseModelError, match="take Grad-CAM"):
+            attention_rollout(model, pixels(), forward=forward)
+        return
+    found = attention_rollout(model, pixels(), forward=forward)
+    read = {"vit": "first", "deit": "first", "clip_tower": "first", "siglip": "patches", "clip": "patches",
+            "beit": "patches"}.get(name, "both")  # fmt: skip
+    expected = attention_rollout(model, pixels(), read=read, forward=forward)
+    torch.testing.assert_close(found, expected)
+    others = {"first", "patches", "both"} - {read} if name != "siglip" else {"first"}
+    for other in others:
+        assert not torch.allclose(found, attention_rollout(model, pixels(), read=other, forward=forward))
+    assert sum(len(part._forward_hooks) for part in model.modules()) == hooks
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_prompts_are_tokens_before_the_patches(deep):
+    model = tiny_vit()
+    base = attention_rollout(model, pixels())
+    manager = manage(model)
+    manager.add("a", VptSpec(tokens=3, deep=deep))
+    manager.activate("a")
+    found = attention_rollout(model, pixels())
+    assert found.shape == base.shape
+    assert not torch.allclose(found, base)
+    torch.testing.assert_close(found, attention_rollout(model, pixels(), 4))
 
 
 def adapted(model, targets):

@@ -40,6 +40,29 @@ def shown(errors) -> list[Shown]:
     return [Shown(picture(error.row), picture(200)) for error in errors]
 
 
+def both(errors):
+    return [Shown(picture(error.row), picture(200), picture(100)) for error in errors]
+
+
+def rolled_out(errors):
+    return [Shown(picture(error.row), flow=picture(100)) for error in errors]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "count", "words"), [(both, 3, "Last: how much"), (rolled_out, 2, "Beside each: how")]
+)
+def test_maps_of_attention_are_on_the_page_and_named(pictures, count, words, tmp_path):
+    path = write_classification_report(
+        tmp_path, made("binary", 60), made("binary", 60, seed=1), about=RunAbout(), config=QUICK, pictures=pictures
+    )
+    page = path.read_text()
+    assert page.count('alt="Attention rollout"') == page.count("<figcaption><span>is <b>") > 0
+    assert page.count('class="pair"') * count == page.count("data:image/") - (page.count("data:image/svg"))
+    assert words in " ".join(page.split())
+    assert "attention, of no class" in page
+    assert ("heat: " in page) == (count == 3)
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")

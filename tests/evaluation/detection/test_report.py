@@ -200,7 +200,7 @@ def test_facts_about_the_data_are_those_of_the_splits(tmp_path):
     source = voc(tmp_path, objects, splits={"train": "ab", "test": "c"})
     scenes = open_scenes(ScenesConfig(source=source, on_bad="skip", labels=("ant", "bee")))
     (tmp_path / "JPEGImages" / "c.png").write_bytes((tmp_path / "JPEGImages" / "a.png").read_bytes())
-    facts = data_facts(split_scenes(scenes, ScenesSplit(validation=0, leaks="say")), scenes.faults)
+    facts = data_facts(split_scenes(scenes, ScenesSplit(validation=0, leaks="say")))
     assert facts["pictures"] == {"train": 2, "test": 1}
     assert facts["counts"]["train"] == {"ant": 2, "bee": 0}
     assert len(facts["faults"]) == 3

@@ -75,9 +75,9 @@ class TableSource(Settings):
 
 
 class DatasetSource(Settings):
-    """A dataset of the library datasets: saved by save_to_disk, or on the hub. Code in it is never run."""
+    """A dataset of the library datasets: in a folder, or on the hub. Code in it is never run."""
 
-    format: Literal["dataset"] = Field(description="A folder written by save_to_disk, or a hub id.")
+    format: Literal["dataset"] = Field(description="A folder of save_to_disk or of .parquet files, or a hub id.")
     path: str = Field(min_length=1, description="The folder, or the hub id.")
     name: str | None = Field(default=None, description="Which configuration of the dataset; null: its default.")
     revision: str | None = Field(default=None, description="Which commit or tag on the hub; null: the newest.")

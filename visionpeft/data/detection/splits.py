@@ -21,11 +21,19 @@ _SHOWN = 20
 
 @dataclass(frozen=True, eq=False)
 class SceneSplits:
-    """The parts of a set; validation and test may be empty."""
+    """The parts of a set; validation and test may be empty.
+
+    Attributes:
+        train: to learn from.
+        validation: to choose on.
+        test: to report.
+        faults: of the whole set: ``LabelledScenes.faults``.
+    """
 
     train: LabelledScenes
     validation: LabelledScenes
     test: LabelledScenes
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def split_scenes(scenes: LabelledScenes, config: ScenesSplit, progress: Progress
     parts["train"] = sorted(order)
     if not parts["train"]:
         raise DataError(f"of {len(scenes)} pictures none is left to train on: lower the shares, or add pictures")
-    splits = SceneSplits(*(scenes.subset(parts[name]) for name in NAMES))
+    splits = SceneSplits(*(scenes.subset(parts[name]) for name in NAMES), faults=scenes.faults)
     _tell(splits, drawn, config, progress)
     return splits
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from visionpeft.errors import BaseModelError, did_you_mean
 
 Forward = Callable[[Tensor], Tensor]
+Read = Literal["first", "patches", "both"]
 
 
 def grad_cam(
@@ -95,7 +96,12 @@ def _depth(found: tuple[str, nn.Module]) -> int:
 
 
 def attention_rollout(
-    model: nn.Module, pixels: Tensor, prefix_tokens: int = 1, *, read: Literal["first", "patches"] | None = None
+    model: nn.Module,
+    pixels: Tensor,
+    prefix_tokens: int | None = None,
+    *,
+    read: Read | None = None,
+    forward: Forward | None = None,
 ) -> Tensor:
     """Return how much of each patch arrives in the answer: Π_l ½(A_l + I), A_l the mean attention over heads.
 
@@ -103,11 +109,13 @@ def attention_rollout(
     other ways keep no weights; the model is left as it was.
 
     Args:
-        model: a transformers ViT, DeiT, BEiT, DINOv2, CLIP or SigLIP classifier.
+        model: a ViT, DeiT, BEiT, DINOv2/3, CLIP or SigLIP classifier.
         pixels: [N, 3, H, W].
-        prefix_tokens: tokens before those of the patches: the first token, registers, prompts.
-        read: whether the model answers from its "first" token or from the mean of its "patches"; None is the first,
-            or the patches where there are no tokens before them.
+        prefix_tokens: tokens before those of the patches: the first token, registers, prompts; None takes what the
+            patch size leaves over.
+        read: whether the model answers from its "first" token, from the mean of its "patches", or from "both"; None
+            takes those that the answer depends on after the last block.
+        forward: pixels to logits [N, C]; None calls the model.
 
     Returns:
         [N, h, w] shares; over all tokens they would sum to 1.
@@ -115,18 +123,35 @@ def attention_rollout(
     Raises:
         BaseModelError: the model gives no attention from every token to every other.
     """
-    with torch.no_grad(), _evaluating(model), _plain_attention(model):
-        layers = _attentions(model(pixels, output_attentions=True))
+    with torch.no_grad(), _evaluating(model), _plain_attention(model), _attending(model) as kept:
+        forward(pixels) if forward else model(pixels)
+    layers = _global(kept, len(pixels))
     flow: Tensor | None = None
     for attention in layers:
         mixed = 0.5 * (attention.float().mean(dim=1) + torch.eye(attention.shape[-1], device=attention.device))
         mixed = mixed / mixed.sum(dim=-1, keepdim=True)
         flow = mixed if flow is None else mixed @ flow
     rolled = cast(Tensor, flow)
-    answers_from_first = read == "first" or (read is None and prefix_tokens > 0)
-    arrived = rolled[:, 0] if answers_from_first else rolled[:, prefix_tokens:].mean(dim=1)
-    size = (pixels.shape[-2], pixels.shape[-1])
-    return _maps(arrived[:, :, None], size, _patch_size(model), prefix_tokens)[:, 0]
+    size, patch = (pixels.shape[-2], pixels.shape[-1]), _patch_size(model)
+    height, width = _grid(rolled.shape[-1], size, patch, prefix_tokens)
+    before = rolled.shape[-1] - height * width
+    rows = {"first": rolled[:, 0], "patches": rolled[:, before:].mean(dim=1)}
+    chosen = read or _read_tokens(model, pixels, forward)
+    arrived = (rows["first"] + rows["patches"]) / 2 if chosen == "both" else rows[chosen]
+    return _maps(arrived[:, :, None], size, patch, prefix_tokens)[:, 0]
+
+
+def _read_tokens(model: nn.Module, pixels: Tensor, forward: Forward | None) -> Read:
+    """Which tokens of the last block's the answer to a picture depends on."""
+    last = _module(model, explained_layers(model)[0])
+    with torch.enable_grad(), _evaluating(model):
+        features, slopes = _features_and_slopes(model, pixels[:1], 0, last, forward)
+    height, width = _grid(features.shape[1], (pixels.shape[-2], pixels.shape[-1]), _patch_size(model), None)
+    before = features.shape[1] - height * width
+    if not before:
+        return "patches"
+    patches = bool(slopes[:, before:].any())
+    return "both" if patches and slopes[:, 0].any() else "patches" if patches else "first"
 
 
 def _module(model: nn.Module, layer: str | nn.Module) -> nn.Module:
@@ -186,9 +211,29 @@ def _plain_attention(model: nn.Module) -> Generator[None]:
             part.set_attn_implementation(implementation)
 
 
-def _attentions(output: Any) -> list[Tensor]:
-    found = [layer for layer in (getattr(output, "attentions", None) or ()) if isinstance(layer, Tensor)]
-    if not found or any(layer.shape != found[0].shape or layer.shape[-1] != layer.shape[-2] for layer in found):
+@contextmanager
+def _attending(model: nn.Module) -> Generator[list[Tensor]]:
+    """Keep the weights that attention gives beside its output, layer by layer."""
+    kept: list[Tensor] = []
+
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        weights = output[1] if isinstance(output, tuple) and len(cast("tuple[Any, ...]", output)) > 1 else None
+        if isinstance(weights, Tensor) and weights.ndim == 4 and not (kept and kept[-1] is weights):
+            kept.append(weights)
+
+    handles = [part.register_forward_hook(hook) for part in model.modules()]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _global(found: list[Tensor], count: int) -> list[Tensor]:
+    """Attention weights [N, heads, T, T], if they are of every token to every other."""
+    if not found or any(
+        one.shape != found[0].shape or one.shape[-1] != one.shape[-2] or len(one) != count for one in found
+    ):
         raise BaseModelError(
             "the model gives no attention from every token to every other (convolutions and windows do not): take "
             "Grad-CAM"

@@ -17,7 +17,7 @@ from visionpeft.evaluation.classification.calibration import (
     fit_temperature,
 )
 from visionpeft.evaluation.classification.measure import counts_of, measured
-from visionpeft.evaluation.classification.operating import OperatingPoint, operating_points
+from visionpeft.evaluation.classification.operating import Held, OperatingPoint, operating_points
 from visionpeft.evaluation.classification.predictions import LabelKind, Predictions
 from visionpeft.evaluation.classification.settings import ReportConfig
 from visionpeft.evaluation.classification.statistics import Scored
@@ -58,7 +58,7 @@ class ClassificationFigures(BaseModel):
         classes: one a label.
         confusion: how often class i was taken for class j; None where several classes may be true.
         calibration: of the probabilities as the model gives them.
-        temperature: fitted on validation; None without validation.
+        temperature: fitted on validation, or the adapter's; None without either.
         calibrated: the same test pictures with their logits divided by the temperature.
         subgroups: one table a column.
         resamples: behind the intervals.
@@ -94,7 +94,7 @@ class ClassificationFigures(BaseModel):
 
 
 def classification_figures(
-    test: Predictions, validation: Predictions | None, config: ReportConfig
+    test: Predictions, validation: Predictions | None, config: ReportConfig, held: Held | None = None
 ) -> ClassificationFigures:
     """Measure a classifier on test pictures.
 
@@ -102,6 +102,7 @@ def classification_figures(
         test: what is reported; nothing is chosen on it.
         validation: what thresholds and temperature are chosen on; None where there is none.
         config: what to measure.
+        held: thresholds and temperature of the adapter, taken where there is no validation.
 
     Raises:
         DataError: the two have other labels, or a subgroup's column is missing.
@@ -111,10 +112,10 @@ def classification_figures(
             f"validation has the labels {validation.labels} ({validation.kind}), the test {test.labels} ({test.kind}): "
             "expected the same of both"
         )
-    points = operating_points(validation, [test.labels[label] for label in test.asked], config.operating_point)
+    points = operating_points(validation, [test.labels[label] for label in test.asked], config.operating_point, held)
     scored = Scored(test, np.array([point.threshold for point in points]))
     found = measured(scored, config)
-    temperature = fit_temperature(validation) if validation is not None else None
+    temperature = _temperature(validation, held)
     before = calibration(test, config.bins)
     after = calibration(at_temperature(test, temperature.value), config.bins) if temperature is not None else None
     patients = clusters(test, config.patient_column)
@@ -139,7 +140,7 @@ def classification_figures(
         resampled="pictures" if patients is None else "patients",
         level=config.level,
         notes=(
-            *_notes(test, validation, points),
+            *_notes(test, validation, points, held),
             *_temperature_notes(temperature, before, after),
         ),
     )
@@ -152,10 +153,19 @@ def _confusion(scored: Scored) -> tuple[tuple[int, ...], ...] | None:
     return tuple(tuple(int(count) for count in row) for row in table)
 
 
-def _notes(test: Predictions, validation: Predictions | None, points: list[OperatingPoint]) -> Iterator[str]:
-    if validation is None:
+def _temperature(validation: Predictions | None, held: Held | None) -> Temperature | None:
+    if validation is not None:
+        return fit_temperature(validation)
+    return Temperature(value=held.temperature) if held is not None and held.temperature != 1 else None
+
+
+def _notes(
+    test: Predictions, validation: Predictions | None, points: list[OperatingPoint], held: Held | None
+) -> Iterator[str]:
+    if validation is None and held is None:
         yield "There is no validation set: probabilities were not calibrated, and thresholds are the fixed ones."
-    for note in dict.fromkeys(point.note for point in points if point.note and validation is not None):
+    told = validation is not None or held is not None
+    for note in dict.fromkeys(point.note for point in points if point.note and told):
         yield f"A threshold is the fixed one: {note}."
     for label, count in counts_of(test).items():
         if count == 0:

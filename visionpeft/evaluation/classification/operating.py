@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,8 @@ class OperatingPoint(BaseModel):
         label: the class that is answered yes or no.
         threshold: the answer is yes from this probability on.
         rule: how it was chosen, in words.
-        chosen_on: "validation", or "fixed" where no picture had a say in it.
+        chosen_on: "validation", "adapter" where it is what the adapter holds of its own validation, or "fixed" where no
+            picture had a say in it.
         sensitivity: on validation; None where it was not chosen there.
         specificity: likewise.
         note: why the rule could not be followed; "" where it was.
@@ -31,10 +33,23 @@ class OperatingPoint(BaseModel):
     label: str
     threshold: float
     rule: str
-    chosen_on: Literal["validation", "fixed"]
+    chosen_on: Literal["validation", "adapter", "fixed"]
     sensitivity: float | None = None
     specificity: float | None = None
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an adapter holds that was chosen on its own validation pictures: taken where nothing is chosen anew.
+
+    Attributes:
+        thresholds: by label.
+        temperature: what logits are divided by; 1 where none was fitted.
+    """
+
+    thresholds: Mapping[str, float]
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,7 @@ class _Curve:
 
 
 def operating_points(
-    validation: Predictions | None, labels: list[str], config: OperatingPointConfig
+    validation: Predictions | None, labels: list[str], config: OperatingPointConfig, held: Held | None = None
 ) -> list[OperatingPoint]:
     """Return the threshold of each class asked for.
 
@@ -56,12 +71,14 @@ def operating_points(
             are none.
         labels: of the classes asked for.
         config: the rule.
+        held: by the adapter; taken where there is no validation and the rule is not "fixed".
     """
     if config.rule == "fixed":
         return [_fixed(label, config, "") for label in labels]
     if validation is None:
         why = f"there are no validation pictures to choose by the rule ({config.words}) on"
-        return [_fixed(label, config, why) for label in labels]
+        known = held.thresholds if held is not None else {}
+        return [_held(label, known[label]) if label in known else _fixed(label, config, why) for label in labels]
     probabilities, truth = validation.probabilities[:, validation.asked], validation.truth[:, validation.asked]
     return [_chosen(label, probabilities[:, place], truth[:, place], config) for place, label in enumerate(labels)]
 
@@ -69,6 +86,10 @@ def operating_points(
 def _fixed(label: str, config: OperatingPointConfig, note: str) -> OperatingPoint:
     threshold = config.thresholds.get(label, config.threshold)
     return OperatingPoint(label=label, threshold=threshold, rule="fixed threshold", chosen_on="fixed", note=note)
+
+
+def _held(label: str, threshold: float) -> OperatingPoint:
+    return OperatingPoint(label=label, threshold=threshold, rule="the adapter's threshold", chosen_on="adapter")
 
 
 def _chosen(label: str, probabilities: Array, truth: Truth, config: OperatingPointConfig) -> OperatingPoint:

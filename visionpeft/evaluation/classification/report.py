@@ -16,6 +16,7 @@ from visionpeft.evaluation.classification import view
 from visionpeft.evaluation.classification.about import RunAbout
 from visionpeft.evaluation.classification.figures import ClassificationFigures, classification_figures
 from visionpeft.evaluation.classification.mistakes import Mistake, mistakes
+from visionpeft.evaluation.classification.operating import Held
 from visionpeft.evaluation.classification.predictions import Predictions
 from visionpeft.evaluation.classification.settings import ReportConfig
 from visionpeft.evaluation.classification.statistics import Scored
@@ -29,10 +30,17 @@ _PLAIN = ReportConfig()
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture to show with an error, and the heat map over it where one was made."""
+    """A picture to show with an error, and the maps over it that were made.
+
+    Attributes:
+        picture: as the model saw it.
+        heat: what spoke for the class that is explained.
+        flow: how much of each place attention brought into the answer.
+    """
 
     picture: Image.Image
     heat: Image.Image | None = None
+    flow: Image.Image | None = None
 
 
 Pictures = Callable[[Sequence[Mistake]], Sequence[Shown]]
@@ -45,6 +53,7 @@ class _Card:
     explained: str
     picture: str
     heat: str
+    flow: str
 
 
 def write_classification_report(
@@ -55,6 +64,7 @@ def write_classification_report(
     about: RunAbout,
     config: ReportConfig = _PLAIN,
     pictures: Pictures | None = None,
+    held: Held | None = None,
 ) -> Path:
     """Measure predictions, write ``report.html`` and ``metrics.json`` into a folder, and return the page's path.
 
@@ -68,12 +78,13 @@ def write_classification_report(
         about: facts of the run.
         config: what is measured.
         pictures: gives the pictures of errors; None shows their names alone.
+        held: thresholds and temperature of the adapter, taken where there is no validation.
 
     Raises:
         DataError: the predictions do not fit together, or a subgroup's column is missing.
         OutputError: a file cannot be written.
     """
-    figures = classification_figures(test, validation, config)
+    figures = classification_figures(test, validation, config, held)
     page = render_classification(figures, test, about=about, config=config, pictures=pictures)
     facts = about.model_dump(mode="json") | {"after": figures.flat()}
     told = facts | {"figures": figures.model_dump(mode="json"), "report": config.model_dump(mode="json")}
@@ -128,7 +139,8 @@ def _galleries(
 def _card(mistake: Mistake, test: Predictions, shown: Shown | None) -> _Card:
     picture = picture_uri(shown.picture, _SIDE) if shown else ""
     heat = picture_uri(shown.heat, _SIDE) if shown and shown.heat else ""
-    return _Card(mistake, test.labels[mistake.label], picture, heat)
+    flow = picture_uri(shown.flow, _SIDE) if shown and shown.flow else ""
+    return _Card(mistake, test.labels[mistake.label], picture, heat, flow)
 
 
 def _maybe(chart: Chart | None) -> tuple[Chart, Any] | None:
@@ -157,7 +169,10 @@ def _point_words(figures: ClassificationFigures) -> str:
     )
     points = [part.operating_point for part in figures.classes if part.operating_point is not None]
     rule = next((point.rule for point in points if point.chosen_on == "validation"), "")
-    where = f'The validation pictures decided by the rule "{rule}"' if rule else "No pictures decided"
+    if any(point.chosen_on == "adapter" for point in points):
+        where = "The validation pictures of the adapter's training decided"
+    else:
+        where = f'The validation pictures decided by the rule "{rule}"' if rule else "No pictures decided"
     return f"{where} from which probability on the answer is yes; the figures are of the test pictures. {rest}"
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Rule = Literal["youden", "sensitivity", "specificity", "fixed"]
+Explanation = Literal["grad-cam", "rollout", "both", "none"]
 
 
 class OperatingPointConfig(BaseModel):
@@ -58,6 +59,8 @@ class ReportConfig(BaseModel):
         most_groups: values of a column shown; numbers with more are cut at their quartiles, words at the largest.
         smallest_group: pictures a subgroup needs not to be marked as small.
         mistakes: errors of each sort shown as pictures.
+        explain: what is shown beside them: "grad-cam", what spoke for the class; "rollout", how much of each place
+            attention brings into the answer, of no class (ViT, DeiT, BEiT, DINOv2/3, CLIP, SigLIP); "both" or "none".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,3 +75,4 @@ class ReportConfig(BaseModel):
     most_groups: int = Field(default=8, ge=2, le=100)
     smallest_group: int = Field(default=30, ge=1)
     mistakes: int = Field(default=8, ge=0, le=100)
+    explain: Explanation = "grad-cam"

@@ -120,7 +120,8 @@ def _calibration_tile(found: ClassificationFigures) -> Tile:
     meaning = "Mean distance between the probability that is claimed and the share that comes true; 0 is honest."
     if found.calibrated is not None and found.temperature is not None:
         temperature, after = found.temperature.value, found.calibrated.ece
-        meaning += f" With logits divided by {temperature:.3g}, as fitted on validation: {after:.3f}."
+        fitted = "as fitted on validation" if found.validation_count else "as the adapter holds"
+        meaning += f" With logits divided by {temperature:.3g}, {fitted}: {after:.3f}."
     return Tile("Calibration error", f"{found.calibration.ece:.3f}", meaning)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
@@ -27,12 +26,11 @@ class DetectionAbout(ReportAbout):
     faults: tuple[str, ...] = ()
 
 
-def data_facts(splits: SceneSplits, faults: Sequence[str] = ()) -> dict[str, Any]:
+def data_facts(splits: SceneSplits) -> dict[str, Any]:
     """Return the fields that tell of the data: "pictures", "counts", "leaks", "leaks_checked", "faults".
 
     Args:
         splits: the parts; empty ones are left out. Their files are compared once more.
-        faults: of the set that was read: ``LabelledScenes.faults``.
     """
     parts = {name: getattr(splits, name) for name in NAMES if len(getattr(splits, name))}
     return {
@@ -40,5 +38,5 @@ def data_facts(splits: SceneSplits, faults: Sequence[str] = ()) -> dict[str, Any
         "counts": {name: part.counts() for name, part in parts.items()},
         "leaks": tuple(str(leak) for leak in scene_leaks(splits)),
         "leaks_checked": True,
-        "faults": tuple(faults),
+        "faults": splits.faults,
     }

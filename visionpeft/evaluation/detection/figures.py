@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -40,6 +42,14 @@ class DetectionReportConfig(BaseModel):
     )
     level: float = Field(default=0.95, gt=0.5, lt=1.0, description="Share of the resamples within an interval.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Of the resamples.")
+
+
+@dataclass(frozen=True)
+class Held:
+    """A threshold that the adapter holds, and where that came from, in words."""
+
+    threshold: float
+    words: str
 
 
 class CurvePoint(BaseModel):
@@ -94,7 +104,10 @@ class DetectionFigures(BaseModel):
 
 
 def detection_figures(
-    test: Evaluation, validation: Evaluation | None, config: DetectionReportConfig | None = None
+    test: Evaluation,
+    validation: Evaluation | None,
+    config: DetectionReportConfig | None = None,
+    held: Held | None = None,
 ) -> DetectionFigures:
     """Return all figures of a detector on ``test``.
 
@@ -102,11 +115,12 @@ def detection_figures(
         test: what is there and what was found on pictures that nothing was learned or chosen from.
         validation: the same on other pictures; the threshold is chosen there, never on ``test``.
         config: how the threshold is chosen, and how many resamples there are.
+        held: the threshold that is taken where the settings give none and there is no validation.
     """
     config = config or DetectionReportConfig()
     matches = all_matches(test)
     chosen_on = all_matches(validation) if validation is not None else None
-    threshold, came_from, notes = _threshold(chosen_on, config)
+    threshold, came_from, notes = _threshold(chosen_on, config, held)
     interval, intervals = None, dict[int, Interval | None]()
     if config.resamples:
         interval, intervals = map50_interval(matches, resamples=config.resamples, seed=config.seed, level=config.level)
@@ -130,10 +144,14 @@ def detection_figures(
     )
 
 
-def _threshold(chosen_on: Matches | None, config: DetectionReportConfig) -> tuple[float, str, list[str]]:
+def _threshold(
+    chosen_on: Matches | None, config: DetectionReportConfig, held: Held | None
+) -> tuple[float, str, list[str]]:
     """(threshold, where it comes from, what is to be said of it)."""
     if config.threshold is not None:
         return config.threshold, "given by the settings", []
+    if chosen_on is None and held is not None:
+        return held.threshold, held.words, []
     rule = config.rule
     wanted = "the largest F1" if rule.by == "f1" else f"a {rule.by} of at least {rule.least:g}"
     if chosen_on is None:

@@ -16,7 +16,7 @@ from visionpeft import safefile
 from visionpeft.evaluation.detection.about import DetectionAbout
 from visionpeft.evaluation.detection.charts import detection_charts, detection_tiles
 from visionpeft.evaluation.detection.detections import Evaluation
-from visionpeft.evaluation.detection.figures import DetectionFigures, DetectionReportConfig, detection_figures
+from visionpeft.evaluation.detection.figures import DetectionFigures, DetectionReportConfig, Held, detection_figures
 from visionpeft.evaluation.detection.sheets import Case, Pictures, case_picture, cases, worst_sheet
 from visionpeft.evaluation.page import caution, drawn, fill_template
 from visionpeft.evaluation.report_data import METRICS
@@ -49,6 +49,7 @@ def write_detection_report(
     pictures: Pictures,
     about: DetectionAbout,
     config: DetectionReportConfig | None = None,
+    held: Held | None = None,
 ) -> Path:
     """Write ``folder/report.html`` and ``folder/metrics.json``; return the path of the page.
 
@@ -62,12 +63,13 @@ def write_detection_report(
         pictures: returns the photograph of a test picture by its index: ``LabelledScenes.image``.
         about: facts about the run.
         config: how the threshold is chosen, and how many resamples there are.
+        held: the threshold that is taken where the settings give none and there is no validation.
 
     Raises:
         DataError: a photograph cannot be read.
         OutputError: a file cannot be written.
     """
-    figures = detection_figures(test, validation, config)
+    figures = detection_figures(test, validation, config, held)
     metrics = json.dumps(metrics_of(figures, about), indent=2, ensure_ascii=False)
     page = render_detection(figures, about, test, pictures)
     safefile.write_atomically(folder / METRICS, [metrics.encode(), b"\n"])

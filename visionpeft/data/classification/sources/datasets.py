@@ -17,6 +17,10 @@ from visionpeft.data.given import SPLITS
 from visionpeft.data.reason import reason
 from visionpeft.errors import DataError, MissingExtraError, did_you_mean
 
+_SAVED = ("dataset_info.json", "dataset_dict.json")
+_EXPECTED = (
+    "a folder written by save_to_disk or one of .parquet files (folders of classes are read by 'format: folder')"
+)
 _OLDEST = 4
 """Major version: before it, loading a dataset could run a script that came with it."""
 
@@ -101,7 +105,9 @@ def _undecoded(part: Any, source: DatasetSource) -> Any:
     """The part with its pictures as bytes, so that they pass the same checks as files."""
     import datasets
 
-    if not isinstance(part.features[source.image], datasets.Image):
+    feature = part.features[source.image]
+    stored = isinstance(feature, dict) and "bytes" in feature  # .parquet files that other programs wrote
+    if not stored and not isinstance(feature, datasets.Image):
         raise DataError(
             f"{source.path}: the column '{source.image}' holds no pictures but {part.features[source.image]}."
         )
@@ -113,19 +119,38 @@ def _parts(source: DatasetSource) -> dict[str, Any]:
     folder = Path(source.path)
     if folder.exists() and (source.name or source.revision):
         raise DataError(f"{source.path} is a folder: name and revision are for the hub, take them away.")
+    files = parquet_parts(folder)
     try:
-        if folder.exists():
+        if files:
+            found = library.load_dataset("parquet", data_files=files)
+        elif folder.exists():
             found = library.load_from_disk(source.path)
         else:
             found = library.load_dataset(source.path, name=source.name, revision=source.revision)
     except Exception as error:  # the library raises errors of many other libraries
-        hint = "a folder written by save_to_disk" if folder.exists() else "a folder, or a dataset on the hub"
+        hint = _EXPECTED if folder.exists() else "a folder, or a dataset on the hub"
         raise DataError(f"{source.path} cannot be read as {hint}: {reason(error)}.") from error
     parts = dict(found) if isinstance(found, library.DatasetDict) else {"train": found}
     other = [name for name in parts if name.lower() not in SPLITS]
     if len(parts) > 1 and other:
         raise DataError(f"{source.path} has the part '{other[0]}', which is none of train, validation and test.")
     return parts
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder was written by save_to_disk, or holds a dataset's .parquet files as the hub does."""
+    return any((folder / name).is_file() for name in _SAVED) or bool(parquet_parts(folder))
+
+
+def parquet_parts(folder: Path) -> dict[str, list[str]]:
+    """Return the .parquet files in a folder or its ``data``, by part: "train-00000-of-00002.parquet" is of "train"."""
+    found: dict[str, list[str]] = {}
+    if any((folder / name).is_file() for name in _SAVED):
+        return found
+    for file in sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]):
+        part = file.stem.split("-")[0].lower()
+        found.setdefault(part, []).append(str(file))
+    return found
 
 
 def _library(source: DatasetSource) -> Any:
