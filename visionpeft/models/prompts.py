@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from visionpeft.adapters.tokens import spell
-from visionpeft.compute.tensors import moved
 from visionpeft.errors import ConfigError
 from visionpeft.models.base import Base
 
@@ -125,8 +124,8 @@ def time_ids(base: Base, count: int, size: int | tuple[int, int] | None = None) 
     if base.family.name != "sdxl":
         return None
     height, width = (size, size) if isinstance(size, int) else size or (base.size, base.size)
-    row = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
-    return moved(row.repeat(count, 1), torch.device(base.device))
+    rows = [torch.full((count,), float(side), device=base.device) for side in (height, width, 0, 0, height, width)]
+    return torch.stack(rows, dim=1)  # filled there: nothing is copied, which would be waited for
 
 
 def unet_forward(

@@ -11,6 +11,7 @@ from torch import nn
 
 from visionpeft.adapters.slots import Slot
 from visionpeft.compute.fused import fault
+from visionpeft.compute.fused_unet import fuse_unet
 from visionpeft.compute.layouts import channels_last
 from visionpeft.compute.lean import Lean
 from visionpeft.compute.memory import amount
@@ -18,7 +19,6 @@ from visionpeft.compute.quantized import quantize
 from visionpeft.compute.residence import Mover, Residence, free_memory
 from visionpeft.compute.sharding import Sharding
 from visionpeft.errors import ConfigError
-from visionpeft.models.fused_unet import fuse_unet
 from visionpeft.models.joined_attention import join_attention
 from visionpeft.training.task import Context
 
