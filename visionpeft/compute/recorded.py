@@ -79,7 +79,11 @@ def masks_as_launched() -> Generator[None]:
         yield
         return
     told: Callable[[Tensor | None], bool] = masks.is_tracing
-    masks.is_tracing = lambda tensor=None: tensor is not None and told(tensor)
+
+    def tracing(tensor: Tensor | None = None) -> bool:
+        return tensor is not None and told(tensor)
+
+    masks.is_tracing = tracing
     try:
         yield
     finally:
